@@ -1,0 +1,1097 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql/driver"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/weirsync/weir/checkpoint"
+)
+
+// Columns of an inserted ledger row. What does not depend on the store is filled in by the caller's goroutine,
+// so that the writer's does little more than bind and step.
+const (
+	colPart = iota
+	colOff
+	colRoute
+	colOutcome
+	colCause
+	colAt
+	colLeaderEpoch
+	colEventHash
+	colEventID
+	colType
+	colSource
+	colCorrelation
+	colTenant
+	colEntity
+	colKey
+	colVersion
+	colOperation
+	colOccurredAt
+	colSchema
+	colReason
+	colRule
+	colPath
+	colSupersededBy
+	colVendorID
+	colGeneration
+	colMapping
+	colPlan
+	colAttempts
+	colPast
+	ledgerCols
+)
+
+const ledgerColumns = "part, off, route, outcome, cause, at, leader_epoch, event_hash, event_id, type, source, correlation, tenant, " +
+	"entity, key, version, operation, occurred_at, schema, reason, rule, path, superseded_by, vendor_id, generation, mapping, plan, attempts, past"
+
+const insertLedger = " INTO ledger (" + ledgerColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+// A settlement is a checkpoint.Settlement made ready for the writer.
+type settlement struct {
+	*checkpoint.Settlement
+	args   [ledgerCols]driver.Value
+	code   int64
+	hashes []uint64
+	state  *preparedState
+}
+
+type preparedState struct {
+	*checkpoint.State
+	present bool
+	text    string
+}
+
+func prepareState(s *checkpoint.State, buf []byte) (*preparedState, []byte) {
+	if s == nil {
+		return nil, buf
+	}
+	buf = appendState(buf[:0], s)
+	return &preparedState{s, len(s.IDs) > 0 || s.Deleted, string(buf)}, buf
+}
+
+// prepare fills in all but partition and interned words.
+func (p *settlement) prepare(buf []byte) ([]byte, error) {
+	r := &p.Row
+	var err error
+	if p.code, err = outcomeCode(r.Outcome); err != nil {
+		return buf, fmt.Errorf("record %s/%d, route %s: %w", p.Lease.Partition, r.Offset, r.Route, err)
+	}
+	if r.Partition != (checkpoint.Partition{}) && r.Partition != p.Lease.Partition {
+		return buf, fmt.Errorf("record %s/%d, route %s: its lease is for partition %s", r.Partition, r.Offset, r.Route, p.Lease.Partition)
+	}
+	a := &p.args
+	a[colOff] = r.Offset
+	a[colOutcome] = p.code
+	a[colAt] = millis(r.At)
+	a[colLeaderEpoch] = int64(r.LeaderEpoch)
+	a[colEventHash] = int64(r.EventHash)
+	a[colEventID] = text(r.Event.ID)
+	a[colType] = text(r.Event.Type)
+	a[colSource] = text(r.Event.Source)
+	a[colCorrelation] = text(r.Event.CorrelationID)
+	a[colTenant] = text(r.Event.Tenant)
+	a[colKey] = text(r.Event.Key)
+	a[colVersion] = r.Event.Version
+	a[colOccurredAt] = millis(r.Event.OccurredAt)
+	a[colReason] = text(r.Reason)
+	a[colRule] = text(r.Rule)
+	a[colPath] = text(r.Path)
+	a[colSupersededBy] = text(r.SupersededBy)
+	a[colVendorID] = text(r.VendorID)
+	a[colGeneration] = int64(r.Generation)
+	if r.Plan != nil {
+		buf = appendPlan(buf[:0], r.Plan)
+		a[colPlan] = string(buf)
+	}
+	if len(r.Attempts) > 0 {
+		buf = appendAttempts(buf[:0], r.Attempts)
+		a[colAttempts] = string(buf)
+	}
+	p.hashes = make([]uint64, 0, 6)
+	p.lookup(r.Event.ID)
+	p.lookup(r.Event.Key)
+	p.lookup(r.Event.CorrelationID)
+	p.lookup(r.VendorID)
+	for i := range r.Plan {
+		p.lookup(r.Plan[i].IdempotencyKey)
+	}
+	if p.State != nil {
+		for _, id := range p.State.IDs {
+			p.lookup(id)
+		}
+	}
+	p.state, buf = prepareState(p.State, buf)
+	return buf, nil
+}
+
+func (p *settlement) lookup(id string) {
+	if id == "" {
+		return
+	}
+	if h := hashID(id); !slices.Contains(p.hashes, h) {
+		p.hashes = append(p.hashes, h)
+	}
+}
+
+// Settle is one transaction, which other callers' writes may share.
+func (s *Store) Settle(ctx context.Context, b checkpoint.Batch) (checkpoint.Result, error) {
+	settlements := make([]settlement, len(b.Settlements))
+	buf := make([]byte, 0, 1024)
+	for i := range b.Settlements {
+		settlements[i].Settlement = &b.Settlements[i]
+		var err error
+		if buf, err = settlements[i].prepare(buf); err != nil {
+			return checkpoint.Result{}, fmt.Errorf("settle: %w", err)
+		}
+	}
+	states := make([]*preparedState, len(b.Progress))
+	for i := range b.Progress {
+		states[i], buf = prepareState(b.Progress[i].State, buf)
+	}
+	var res checkpoint.Result
+	err := s.submit(ctx, "settle", len(b.Settlements)+len(b.Progress)+len(b.Marks), func(w *writer) error {
+		res = checkpoint.Result{}
+		return w.settle(&b, settlements, states, &res)
+	})
+	if err != nil {
+		return checkpoint.Result{}, err
+	}
+	return res, nil
+}
+
+func (w *writer) settle(b *checkpoint.Batch, settlements []settlement, states []*preparedState, res *checkpoint.Result) error {
+	// Leases repeat: most of a batch is of a few partitions, so the last one is kept.
+	var lease checkpoint.Lease
+	var last *part
+	owned := func(l checkpoint.Lease) (*part, error) {
+		if last != nil && l == lease {
+			return last, nil
+		}
+		p, fenced, err := w.owned(l)
+		if fenced != nil && !slices.Contains(res.Fenced, l.Partition) {
+			res.Fenced = append(res.Fenced, l.Partition)
+		}
+		if p != nil {
+			lease, last = l, p
+		}
+		return p, err
+	}
+	for i := range b.Progress {
+		pr := &b.Progress[i]
+		p, err := owned(pr.Lease)
+		if err != nil {
+			return err
+		}
+		if p == nil {
+			continue
+		}
+		woken, err := w.progress(p, pr, states[i])
+		if err != nil {
+			return err
+		}
+		res.Woken += woken
+	}
+	for i := range settlements {
+		p, err := owned(settlements[i].Lease)
+		if err != nil {
+			return err
+		}
+		if p == nil {
+			continue
+		}
+		woken, err := w.settleOne(p, &settlements[i])
+		if err != nil {
+			return err
+		}
+		res.Woken += woken
+	}
+	for i := range b.Marks {
+		p, err := owned(b.Marks[i].Lease)
+		if err != nil {
+			return err
+		}
+		if p != nil && b.Marks[i].Mark > p.mark {
+			p.mark = b.Marks[i].Mark
+			p.horizon = max(p.horizon, p.mark)
+			w.touch(p)
+		}
+	}
+	return nil
+}
+
+func (w *writer) settleOne(p *part, st *settlement) (woken int, err error) {
+	r := &st.Row
+	route, err := w.word(r.Route)
+	if err != nil {
+		return 0, err
+	}
+	a := &st.args
+	a[colPart], a[colRoute] = p.id, route
+	for _, c := range [...]struct {
+		col  int
+		text string
+	}{{colCause, string(r.Cause)}, {colEntity, r.Event.Entity}, {colOperation, r.Event.Operation}, {colSchema, r.Event.Schema}, {colMapping, r.Mapping}} {
+		if a[c.col], err = w.wordValue(c.text); err != nil {
+			return 0, err
+		}
+	}
+	if p.skipped(r.Offset) {
+		if err := w.unsettled(p, r.Offset, route, r.Route); err != nil {
+			return 0, err
+		}
+	}
+	changed, err := w.exec("INSERT OR IGNORE"+insertLedger, a[:]...)
+	if err != nil {
+		return 0, err
+	}
+	if changed == 0 {
+		if err := w.replaceParked(p, st, route); err != nil {
+			return 0, err
+		}
+	}
+	w.counts[countKey{p.connector, route, st.code}]++
+	for _, h := range st.hashes {
+		w.entries = append(w.entries, entry{h, uint32(p.id), r.Offset})
+	}
+	if r.Offset > p.last {
+		p.last = r.Offset
+		w.touch(p)
+	}
+	if err := w.removeOpen(p, r.Offset, route); err != nil {
+		return 0, err
+	}
+	if p.waiters > 0 {
+		if r.Outcome == checkpoint.ParkedOut && r.Cause == checkpoint.CauseMissingReference {
+			_, err = w.exec("UPDATE waiters SET parked = 1 WHERE part = ? AND off = ? AND route = ?", p.id, r.Offset, route)
+		} else {
+			err = w.removeWaiter(p, r.Offset, route)
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	for i := range st.Close {
+		if err := w.closeParked(&st.Close[i], st); err != nil {
+			return 0, err
+		}
+	}
+	if st.Park != nil {
+		if err := w.park(p, st, route); err != nil {
+			return 0, err
+		}
+	} else if changed == 0 && r.Outcome != checkpoint.ParkedOut {
+		if _, err := w.exec("UPDATE parked SET state = ?, since = ?, by = ? WHERE part = ? AND off = ? AND route = ? AND state IN ('open', 'released')",
+			string(checkpoint.ParkedResolved), w.time(r.At), text(r.Event.ID), p.id, r.Offset, route); err != nil {
+			return 0, err
+		}
+	}
+	if st.state != nil {
+		return w.saveState(p.connector, st.state)
+	}
+	return 0, nil
+}
+
+// time is t, or now if t is zero.
+func (w *writer) time(t time.Time) driver.Value {
+	if t.IsZero() {
+		t = w.now()
+	}
+	return t.UnixMilli()
+}
+
+// replaceParked puts a settlement in the place of a parked one, keeping the earlier attempts.
+func (w *writer) replaceParked(p *part, st *settlement, route int64) error {
+	r := &st.Row
+	old := make([]driver.Value, 5)
+	if _, err := w.c.one("SELECT outcome, plan, attempts, past, vendor_id FROM ledger WHERE part = ? AND off = ? AND route = ?", old, p.id, r.Offset, route); err != nil {
+		return err
+	}
+	if asInt(old[0]) != parkedCode {
+		was, err := outcomeOf(asInt(old[0]))
+		if err != nil {
+			return err
+		}
+		return refuse("record %s/%d, route %s, outcome %s: %w as %s", p.key, r.Offset, r.Route, r.Outcome, checkpoint.ErrSettled, was)
+	}
+	earlier, err := parseAttempts(bytesOf(old[2]))
+	if err != nil {
+		return err
+	}
+	past, err := pastIDs(old)
+	if err != nil {
+		return err
+	}
+	args := st.args // the request may run again: st stays as it was
+	if all := mergeAttempts(earlier, r.Attempts); len(all) > 0 {
+		args[colAttempts] = string(appendAttempts(nil, all))
+	}
+	if len(past) > 0 {
+		b, err := json.Marshal(past)
+		if err != nil {
+			return err
+		}
+		args[colPast] = string(b)
+	}
+	w.counts[countKey{p.connector, route, parkedCode}]--
+	_, err = w.exec("INSERT OR REPLACE"+insertLedger, args[:]...)
+	return err
+}
+
+// pastIDs lists the ids by which a row that is replaced could be found: they lead to its successor.
+func pastIDs(old []driver.Value) ([]string, error) {
+	var past []string
+	if b := bytesOf(old[3]); len(b) > 0 {
+		if err := json.Unmarshal(b, &past); err != nil {
+			return nil, fmt.Errorf("%w: stored earlier ids: %w", checkpoint.ErrCorrupt, err)
+		}
+	}
+	plan, err := parsePlan(bytesOf(old[1]))
+	if err != nil {
+		return nil, err
+	}
+	add := func(id string) {
+		if id != "" && !slices.Contains(past, id) {
+			past = append(past, id)
+		}
+	}
+	add(asText(old[4]))
+	for i := range plan {
+		add(plan[i].IdempotencyKey)
+	}
+	return past, nil
+}
+
+// mergeAttempts joins lists of attempts in order of number and time, without doubles.
+func mergeAttempts(lists ...[]checkpoint.Attempt) []checkpoint.Attempt {
+	var all []checkpoint.Attempt
+	for _, list := range lists {
+		for _, a := range list {
+			if !a.At.IsZero() {
+				a.At = time.UnixMilli(a.At.UnixMilli()).UTC()
+			}
+			if !slices.Contains(all, a) {
+				all = append(all, a)
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b checkpoint.Attempt) int {
+		if a.N != b.N {
+			return a.N - b.N
+		}
+		return a.At.Compare(b.At)
+	})
+	return all
+}
+
+// removeOpen removes the begins and the plan of a record.
+func (w *writer) removeOpen(p *part, off, route int64) error {
+	if p.open == 0 {
+		return nil
+	}
+	for _, q := range [...]string{
+		"DELETE FROM begins WHERE part = ? AND off = ? AND route = ?",
+		"DELETE FROM plans WHERE part = ? AND off = ? AND route = ?",
+	} {
+		n, err := w.exec(q, p.id, off, route)
+		if err != nil {
+			return err
+		}
+		p.open -= n
+	}
+	return nil
+}
+
+func (w *writer) removeWaiter(p *part, off, route int64) error {
+	row := make([]driver.Value, 1)
+	found, err := w.c.one("SELECT woken FROM waiters WHERE part = ? AND off = ? AND route = ?", row, p.id, off, route)
+	if err != nil || !found {
+		return err
+	}
+	if _, err := w.exec("DELETE FROM waiters WHERE part = ? AND off = ? AND route = ?", p.id, off, route); err != nil {
+		return err
+	}
+	p.waiters--
+	if asInt(row[0]) == 0 {
+		w.cache.waiting[p.connector]--
+	}
+	return nil
+}
+
+// saveState writes an entity's state and wakes those that wait for it.
+func (w *writer) saveState(connector int64, s *preparedState) (woken int, err error) {
+	entity, err := w.word(s.Entity)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := w.exec("INSERT INTO states (connector, entity, key, tenant, present, state) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET tenant = excluded.tenant, present = excluded.present, state = excluded.state",
+		connector, entity, s.Key, text(s.Tenant), flag(s.present), s.text); err != nil {
+		return 0, err
+	}
+	if !s.present || w.cache.waiting[connector] == 0 {
+		return 0, nil
+	}
+	n, err := w.exec("UPDATE waiters SET woken = 1 WHERE connector = ? AND ref_entity = ? AND ref_key = ? AND tenant = ? AND woken = 0",
+		connector, entity, s.Key, s.Tenant)
+	w.cache.waiting[connector] -= n
+	return int(n), err
+}
+
+// closeParked resolves an entry that is open or released; a closed one stays as it is.
+func (w *writer) closeParked(c *checkpoint.Closed, st *settlement) error {
+	p, err := w.known(c.Position.Partition)
+	if err != nil {
+		return err
+	}
+	route, err := w.word(c.Position.Route)
+	if err != nil {
+		return err
+	}
+	n, err := w.exec("UPDATE parked SET state = ?, since = ?, by = ? WHERE part = ? AND off = ? AND route = ? AND state IN ('open', 'released')",
+		string(c.State), w.time(st.Row.At), text(c.By), p.id, c.Position.Offset, route)
+	if err != nil || n == 0 {
+		return err
+	}
+	return w.removeWaiter(p, c.Position.Offset, route)
+}
+
+func (w *writer) park(p *part, st *settlement, route int64) error {
+	e := st.Park
+	entity, err := w.word(e.EntityKey.Entity)
+	if err != nil {
+		return err
+	}
+	state := e.State
+	if state == "" {
+		state = checkpoint.ParkedOpen
+	}
+	since := e.Since
+	if since.IsZero() {
+		since = e.At
+	}
+	var supersedes driver.Value
+	if len(e.Supersedes) > 0 {
+		b, err := json.Marshal(e.Supersedes)
+		if err != nil {
+			return err
+		}
+		supersedes = string(b)
+	}
+	_, err = w.exec("INSERT OR REPLACE INTO parked ("+parkedColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+		p.id, st.Row.Offset, route, p.connector, entity, e.EntityKey.Key, text(e.Tenant), text(e.EventID), e.Version, text(string(e.Cause)),
+		text(e.Reason), text(e.Guidance), int64(e.Attempts), millis(e.At), string(state), millis(since), text(e.By), int64(e.Generation),
+		text(e.CopyTopic), int64(e.CopyPartition), e.CopyOffset, supersedes)
+	return err
+}
+
+const parkedColumns = "part, off, route, connector, entity, key, tenant, event_id, version, cause, reason, guidance, attempts, at, state, since, by, generation, copy_topic, copy_partition, copy_offset, supersedes"
+
+// progress marks a step of a stored plan as done.
+func (w *writer) progress(p *part, pr *checkpoint.Progress, state *preparedState) (woken int, err error) {
+	route, err := w.word(pr.Route)
+	if err != nil {
+		return 0, err
+	}
+	row := make([]driver.Value, 1)
+	found, err := w.c.one("SELECT plan FROM plans WHERE part = ? AND off = ? AND route = ?", row, p.id, pr.Offset, route)
+	if err != nil {
+		return 0, err
+	}
+	if !found {
+		if err := w.unsettled(p, pr.Offset, route, pr.Route); err != nil {
+			return 0, err
+		}
+		return 0, refuse("step %s of record %s/%d, route %s: %w: no plan of it is stored", pr.Step, p.key, pr.Offset, pr.Route, checkpoint.ErrNotFound)
+	}
+	plan, err := parsePlan(bytesOf(row[0]))
+	if err != nil {
+		return 0, err
+	}
+	i := slices.IndexFunc(plan, func(s checkpoint.Step) bool { return s.Step == pr.Step })
+	if i < 0 {
+		return 0, refuse("step %s of record %s/%d, route %s: %w in its stored plan", pr.Step, p.key, pr.Offset, pr.Route, checkpoint.ErrNotFound)
+	}
+	if !plan[i].Done {
+		plan[i].Done = true
+		if _, err := w.exec("UPDATE plans SET plan = ? WHERE part = ? AND off = ? AND route = ?", string(appendPlan(nil, plan)), p.id, pr.Offset, route); err != nil {
+			return 0, err
+		}
+	}
+	if state != nil {
+		return w.saveState(p.connector, state)
+	}
+	return 0, nil
+}
+
+// unsettled refuses a record whose outcome is final.
+func (w *writer) unsettled(p *part, off, route int64, name string) error {
+	if off > p.last {
+		return nil
+	}
+	row := make([]driver.Value, 1)
+	found, err := w.c.one("SELECT outcome FROM ledger WHERE part = ? AND off = ? AND route = ?", row, p.id, off, route)
+	if err != nil {
+		return err
+	}
+	if found && asInt(row[0]) == parkedCode {
+		return nil
+	}
+	if found {
+		was, err := outcomeOf(asInt(row[0]))
+		if err != nil {
+			return err
+		}
+		return refuse("record %s/%d, route %s: %w as %s", p.key, off, name, checkpoint.ErrSettled, was)
+	}
+	if p.skipped(off) {
+		return refuse("record %s/%d, route %s: %w: an operator skipped it; only a replay does it again", p.key, off, name, checkpoint.ErrSettled)
+	}
+	return nil
+}
+
+// fences gathers the refused partitions of a call that is done for the others.
+type fences []*checkpoint.FencedError
+
+func (f *fences) add(e *checkpoint.FencedError) {
+	for _, known := range *f {
+		if known.Partition == e.Partition {
+			return
+		}
+	}
+	*f = append(*f, e)
+}
+
+func (f fences) err() error {
+	errs := make([]error, len(f))
+	for i, e := range f {
+		errs[i] = e
+	}
+	return errors.Join(errs...)
+}
+
+// Raise moves send horizons.
+func (s *Store) Raise(ctx context.Context, hs []checkpoint.Horizon) error {
+	var fenced fences
+	err := s.submit(ctx, "raise send horizon", len(hs), func(w *writer) error {
+		fenced = nil
+		for i := range hs {
+			h := &hs[i]
+			p, f, err := w.owned(h.Lease)
+			if err != nil {
+				return err
+			}
+			if f != nil {
+				fenced.add(f)
+				continue
+			}
+			switch {
+			case h.Horizon > p.horizon:
+				p.horizon, p.mapping, p.raisedAt = max(h.Horizon, p.mark), h.Mapping, h.At
+				w.touch(p)
+			case h.Lower && h.Horizon < p.horizon:
+				p.horizon = max(h.Horizon, p.mark)
+				w.touch(p)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return fenced.err()
+}
+
+// Begin makes begun sends and plans durable.
+func (s *Store) Begin(ctx context.Context, bs []checkpoint.Begin) error {
+	events := make([]driver.Value, len(bs))
+	for i := range bs {
+		var err error
+		if events[i], err = eventText(bs[i].Event); err != nil {
+			return fmt.Errorf("begin: record %s/%d, route %s: %w", bs[i].Lease.Partition, bs[i].Offset, bs[i].Route, err)
+		}
+	}
+	var fenced fences
+	err := s.submit(ctx, "begin", len(bs), func(w *writer) error {
+		fenced = nil
+		for i := range bs {
+			p, f, err := w.owned(bs[i].Lease)
+			if err != nil {
+				return err
+			}
+			if f != nil {
+				fenced.add(f)
+				continue
+			}
+			if err := w.begin(p, &bs[i], events[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return fenced.err()
+}
+
+func (w *writer) begin(p *part, b *checkpoint.Begin, event driver.Value) error {
+	route, err := w.word(b.Route)
+	if err != nil {
+		return err
+	}
+	if err := w.unsettled(p, b.Offset, route, b.Route); err != nil {
+		return err
+	}
+	if b.Plan != nil {
+		n, err := w.exec("INSERT OR IGNORE INTO plans (part, off, route, plan, mapping, at, event) VALUES (?, ?, ?, ?, ?, ?, ?)",
+			p.id, b.Offset, route, string(appendPlan(nil, b.Plan)), text(b.Mapping), millis(b.At), event)
+		if err != nil {
+			return err
+		}
+		p.open += n
+		if b.Step == "" {
+			return nil
+		}
+	}
+	n, err := w.exec("INSERT OR IGNORE INTO begins (part, off, route, step, operation, key, fingerprint, generation, mapping, at, epoch, event) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+		p.id, b.Offset, route, b.Step, text(b.Operation), text(b.Key), text(b.Fingerprint), int64(b.Generation), text(b.Mapping), millis(b.At),
+		int64(b.Lease.Epoch), event)
+	p.open += n
+	return err
+}
+
+// Evidence keeps facts about attempts.
+func (s *Store) Evidence(ctx context.Context, es []checkpoint.Evidence) error {
+	texts := make([]string, len(es))
+	for i := range es {
+		texts[i] = string(appendAttempt(nil, &es[i].Attempt))
+	}
+	return s.submit(ctx, "keep evidence", len(es), func(w *writer) error {
+		for i := range es {
+			e := &es[i]
+			p, err := w.known(e.Position.Partition)
+			if err != nil {
+				return err
+			}
+			route, err := w.word(e.Position.Route)
+			if err != nil {
+				return err
+			}
+			if _, err := w.exec("INSERT OR IGNORE INTO attempts (part, off, route, n, at, attempt) VALUES (?, ?, ?, ?, ?, ?)",
+				p.id, e.Position.Offset, route, int64(e.Attempt.N), atOrZero(e.Attempt.At), texts[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func atOrZero(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+// Acquire takes the ownership of a partition.
+func (s *Store) Acquire(ctx context.Context, p checkpoint.Partition, owner string) (checkpoint.Recovery, error) {
+	var rec checkpoint.Recovery
+	err := s.submit(ctx, fmt.Sprintf("acquire partition %s of connector %s", p, p.Connector), 1, func(w *writer) (err error) {
+		rec, err = w.acquire(p, owner)
+		return err
+	})
+	if err != nil {
+		return checkpoint.Recovery{}, err
+	}
+	// Read after the commit: the new epoch keeps earlier owners from changing it.
+	err = s.snapshot(ctx, fmt.Sprintf("recover partition %s of connector %s", p, p.Connector), func(c *conn) error {
+		part, err := s.names.partID(c, p)
+		if err != nil {
+			return err
+		}
+		if rec.Open, err = s.openRecords(c, part); err != nil {
+			return err
+		}
+		rec.Released, err = s.parked(c, "WHERE k.part = ? AND k.state = 'released' ORDER BY k.off, k.route", part)
+		return err
+	})
+	if err != nil {
+		return checkpoint.Recovery{}, err
+	}
+	return rec, nil
+}
+
+func (w *writer) acquire(key checkpoint.Partition, owner string) (checkpoint.Recovery, error) {
+	connector, err := w.word(key.Connector)
+	if err != nil {
+		return checkpoint.Recovery{}, err
+	}
+	var rec checkpoint.Recovery
+	p := w.cache.parts[key]
+	if p == nil {
+		p = &part{connector: connector, key: key, mark: -1, horizon: -1, last: -1, fresh: true}
+		for k, other := range w.cache.parts {
+			if k.Connector == key.Connector && k.Topic == key.Topic && other.mark >= 0 {
+				p.fresh = false
+			}
+		}
+		row := make([]driver.Value, 1)
+		if _, err := w.c.one("INSERT INTO partitions (connector, topic, topic_id, idx, epoch, mark, horizon, lost_below, last, fresh) VALUES (?, ?, ?, ?, 0, -1, -1, 0, -1, ?) RETURNING id",
+			row, connector, key.Topic, key.ID[:], int64(key.Index), flag(p.fresh)); err != nil {
+			return rec, err
+		}
+		p.id = asInt(row[0])
+		w.cache.parts[key] = p
+	}
+	p.epoch++
+	p.owner, p.ownedAt = owner, w.now()
+	w.touch(p)
+
+	rec.Lease = checkpoint.Lease{Partition: key, Epoch: p.epoch}
+	rec.Cursor = p.cursor()
+	rec.Fresh = p.fresh && p.mark < 0
+	rec.Last = p.last
+	var newest int64
+	for k, other := range w.cache.parts {
+		if k.Connector == key.Connector && k.Topic == key.Topic && k.Index == key.Index && k.ID != key.ID && other.id > newest {
+			newest, rec.OtherID = other.id, k.ID
+		}
+	}
+	return rec, nil
+}
+
+// Release gives up the ownership of a partition.
+func (s *Store) Release(ctx context.Context, l checkpoint.Lease) error {
+	return s.submit(ctx, fmt.Sprintf("release partition %s of connector %s", l.Partition, l.Partition.Connector), 1, func(w *writer) error {
+		p, _, err := w.owned(l)
+		if err != nil || p == nil {
+			return err
+		}
+		p.owner = ""
+		w.touch(p)
+		return nil
+	})
+}
+
+// Rewind sets mark, horizon and LostBelow of a partition.
+func (s *Store) Rewind(ctx context.Context, l checkpoint.Lease, c checkpoint.Cursor, a checkpoint.Audit) error {
+	return s.submit(ctx, fmt.Sprintf("rewind partition %s of connector %s", l.Partition, l.Partition.Connector), 2, func(w *writer) error {
+		p, fenced, err := w.owned(l)
+		if err != nil {
+			return err
+		}
+		if fenced != nil {
+			return refusal{fenced}
+		}
+		p.mark, p.horizon, p.lostBelow = c.Mark, max(c.Mark, c.Horizon), c.LostBelow
+		w.touch(p)
+		return insertAudit(w.exec, a, w.now())
+	})
+}
+
+// Skip records a jump.
+func (s *Store) Skip(ctx context.Context, sk checkpoint.Skip) error {
+	doing := fmt.Sprintf("skip offsets %d to %d of partition %s of connector %s", sk.From, sk.To, sk.Lease.Partition, sk.Lease.Partition.Connector)
+	if sk.From < 0 || sk.To <= sk.From {
+		return fmt.Errorf("%s: the range is empty", doing)
+	}
+	return s.submit(ctx, doing, 2, func(w *writer) error {
+		p, fenced, err := w.owned(sk.Lease)
+		if err != nil {
+			return err
+		}
+		if fenced != nil {
+			return refusal{fenced}
+		}
+		return w.skip(p, sk)
+	})
+}
+
+func (w *writer) skip(p *part, sk checkpoint.Skip) error {
+	at := sk.At
+	if at.IsZero() {
+		at = w.now()
+	}
+	sk.At = time.UnixMilli(at.UnixMilli()).UTC()
+	n, err := w.exec("INSERT OR IGNORE INTO skips (part, from_off, to_off, epoch, reason, by, at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+		p.id, sk.From, sk.To, int64(sk.Lease.Epoch), text(sk.Reason), text(sk.By), millis(sk.At))
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return nil
+	}
+	route, err := w.word(skipRoute)
+	if err != nil {
+		return err
+	}
+	code, err := outcomeCode(checkpoint.Skipped)
+	if err != nil {
+		return err
+	}
+	w.counts[countKey{p.connector, route, code}]++
+	// p is shared with nobody: reads go to the database.
+	p.skips = append(p.skips, sk)
+	slices.SortFunc(p.skips, func(a, b checkpoint.Skip) int { return int(min(1, max(-1, a.From-b.From))) })
+	p.mark = max(p.mark, sk.To)
+	p.horizon = max(p.horizon, p.mark)
+	p.last = max(p.last, sk.To-1)
+	w.touch(p)
+
+	open, err := w.removeSkipped(p, sk)
+	if err != nil {
+		return err
+	}
+	detail := ""
+	if len(open) > 0 {
+		detail = "without an outcome, begun or waiting: " + strings.Join(open, ", ")
+	}
+	return insertAudit(w.exec, checkpoint.Audit{At: sk.At, Actor: sk.By, Action: "skip", Connector: p.key.Connector,
+		Target: fmt.Sprintf("%s/%d-%d", p.key, sk.From, sk.To-1), Reason: sk.Reason, Detail: detail}, w.now())
+}
+
+// removeSkipped removes what records of a skip had open, except those that have a row of their own (parked ones),
+// and describes it for the audit log: a begun send may have had its effect.
+func (w *writer) removeSkipped(p *part, sk checkpoint.Skip) ([]string, error) {
+	const shownMax = 100
+	type open struct{ off, route int64 }
+	var all []open
+	for _, table := range [...]string{"begins", "plans", "waiters"} {
+		err := w.c.query("SELECT DISTINCT off, route FROM "+table+" t WHERE part = ? AND off >= ? AND off < ? AND NOT EXISTS (SELECT 1 FROM ledger l WHERE l.part = t.part AND l.off = t.off AND l.route = t.route)",
+			func(row []driver.Value) error {
+				all = append(all, open{asInt(row[0]), asInt(row[1])})
+				return nil
+			}, p.id, sk.From, sk.To)
+		if err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(all, func(a, b open) int {
+		if a.off != b.off {
+			return int(min(1, max(-1, a.off-b.off)))
+		}
+		return int(a.route - b.route)
+	})
+	all = slices.Compact(all)
+	var shown []string
+	for _, o := range all {
+		if len(shown) < shownMax {
+			var keys []string
+			if err := w.c.query("SELECT key FROM begins WHERE part = ? AND off = ? AND route = ? AND key IS NOT NULL ORDER BY at", func(row []driver.Value) error {
+				keys = append(keys, asText(row[0]))
+				return nil
+			}, p.id, o.off, o.route); err != nil {
+				return nil, err
+			}
+			row := make([]driver.Value, 1)
+			if _, err := w.c.one("SELECT text FROM words WHERE id = ?", row, o.route); err != nil {
+				return nil, err
+			}
+			shown = append(shown, strings.TrimSpace(fmt.Sprintf("%d %s %s", o.off, asText(row[0]), strings.Join(keys, " "))))
+		}
+		if err := w.removeOpen(p, o.off, o.route); err != nil {
+			return nil, err
+		}
+		if err := w.removeWaiter(p, o.off, o.route); err != nil {
+			return nil, err
+		}
+	}
+	if more := len(all) - len(shown); more > 0 {
+		shown = append(shown, fmt.Sprintf("and %d more", more))
+	}
+	return shown, nil
+}
+
+// skipRoute is the route of rows that stand for a skip.
+const skipRoute = "*"
+
+// Await registers waiters.
+func (s *Store) Await(ctx context.Context, ws []checkpoint.Waiter) ([]bool, error) {
+	var present []bool
+	err := s.submit(ctx, "await references", len(ws), func(w *writer) error {
+		present = make([]bool, len(ws))
+		for i := range ws {
+			var err error
+			if present[i], err = w.await(&ws[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return present, nil
+}
+
+func (w *writer) await(a *checkpoint.Waiter) (present bool, err error) {
+	p, err := w.known(a.Position.Partition)
+	if err != nil {
+		return false, err
+	}
+	route, err := w.word(a.Position.Route)
+	if err != nil {
+		return false, err
+	}
+	refEntity, err := w.word(a.RefEntity)
+	if err != nil {
+		return false, err
+	}
+	entity, err := w.word(a.EntityKey.Entity)
+	if err != nil {
+		return false, err
+	}
+	if err := w.unsettled(p, a.Position.Offset, route, a.Position.Route); err != nil {
+		return false, err
+	}
+	// The one writer makes this look and the registration one: no settle can come between.
+	row := make([]driver.Value, 2)
+	found, err := w.c.one("SELECT present, tenant FROM states WHERE connector = ? AND entity = ? AND key = ?", row, p.connector, refEntity, a.RefKey)
+	if err != nil {
+		return false, err
+	}
+	present = found && asInt(row[0]) == 1 && asText(row[1]) == a.Tenant
+	if err := w.removeWaiter(p, a.Position.Offset, route); err != nil {
+		return false, err
+	}
+	if _, err := w.exec("INSERT INTO waiters (part, off, route, connector, tenant, ref_entity, ref_key, entity, key, since, parked, woken) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+		p.id, a.Position.Offset, route, p.connector, a.Tenant, refEntity, a.RefKey, entity, a.EntityKey.Key, millis(a.Since), flag(a.Parked), flag(present)); err != nil {
+		return false, err
+	}
+	p.waiters++
+	if !present {
+		w.cache.waiting[p.connector]++
+	}
+	return present, nil
+}
+
+// Forget removes waiters.
+func (s *Store) Forget(ctx context.Context, ps []checkpoint.Position) error {
+	return s.submit(ctx, "forget waiters", len(ps), func(w *writer) error {
+		for i := range ps {
+			p := w.cache.parts[ps[i].Partition]
+			route, ok := w.cache.words[ps[i].Route]
+			if p == nil || !ok {
+				continue // it cannot have a waiter
+			}
+			if err := w.removeWaiter(p, ps[i].Offset, route); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// SaveMapping keeps the text behind a mapping version.
+func (s *Store) SaveMapping(ctx context.Context, version string, content []byte) error {
+	if version == "" {
+		return errors.New("save mapping: the version is empty")
+	}
+	if content == nil {
+		content = []byte{}
+	}
+	return s.submit(ctx, "save mapping "+version, 1, func(w *writer) error {
+		n, err := w.exec("INSERT OR IGNORE INTO mappings (version, text) VALUES (?, ?)", version, content)
+		if err != nil || n > 0 {
+			return err
+		}
+		row := make([]driver.Value, 1)
+		if _, err := w.c.one("SELECT text FROM mappings WHERE version = ?", row, version); err != nil {
+			return err
+		}
+		if string(bytesOf(row[0])) != string(content) {
+			return refuse("save mapping %s: the store holds another text of that version; a version is the hash of its text, so one of them is damaged", version)
+		}
+		return nil
+	})
+}
+
+// SaveStatus keeps the last status of an instance.
+func (s *Store) SaveStatus(ctx context.Context, st checkpoint.Status) error {
+	return s.submit(ctx, "save status", 1, func(w *writer) error {
+		_, err := w.exec("INSERT OR REPLACE INTO status (connector, instance, at, json) VALUES (?, ?, ?, ?)", st.Connector, st.Instance, millis(st.At), st.JSON)
+		return err
+	})
+}
+
+// ReleaseParked marks open entries as released.
+func (s *Store) ReleaseParked(ctx context.Context, ps []checkpoint.Position, generation uint32, a checkpoint.Audit) error {
+	const doing = "release parked records"
+	release := func(exec func(string, ...driver.Value) (int64, error), one func(string, []driver.Value, ...driver.Value) (bool, error)) error {
+		for i := range ps {
+			p := &ps[i]
+			row := make([]driver.Value, 4)
+			found, err := one("SELECT k.part, k.off, k.route, k.state FROM parked k JOIN partitions p ON p.id = k.part WHERE p.connector = (SELECT id FROM words WHERE text = ?) AND p.topic = ? AND p.idx = ? AND p.topic_id = ? AND k.off = ? AND k.route = (SELECT id FROM words WHERE text = ?)",
+				row, p.Partition.Connector, p.Partition.Topic, int64(p.Partition.Index), p.Partition.ID[:], p.Offset, p.Route)
+			if err != nil {
+				return err
+			}
+			if !found {
+				return refuse("%s: %s, route %s: %w among the parked records of connector %s", doing, p.Origin(), p.Route, checkpoint.ErrNotFound, p.Partition.Connector)
+			}
+			if checkpoint.ParkedState(asText(row[3])) == checkpoint.ParkedOpen {
+				if _, err := exec("UPDATE parked SET state = 'released', since = ?, by = ?, generation = ? WHERE part = ? AND off = ? AND route = ?",
+					s.opts.Now().UnixMilli(), text(a.Actor), int64(generation), row[0], row[1], row[2]); err != nil {
+					return err
+				}
+			}
+		}
+		return insertAudit(exec, a, s.opts.Now())
+	}
+	if s.opts.Role == Reader {
+		return s.asCommand(doing, func(c *conn) error { return release(c.exec, c.one) })
+	}
+	return s.submit(ctx, doing, len(ps)+1, func(w *writer) error { return release(w.exec, w.c.one) })
+}
+
+// Audit appends to the audit log.
+func (s *Store) Audit(ctx context.Context, a checkpoint.Audit) error {
+	if s.opts.Role == Reader {
+		return s.asCommand("write audit log", func(c *conn) error { return insertAudit(c.exec, a, s.opts.Now()) })
+	}
+	return s.submit(ctx, "write audit log", 1, func(w *writer) error { return insertAudit(w.exec, a, w.now()) })
+}
+
+func insertAudit(exec func(string, ...driver.Value) (int64, error), a checkpoint.Audit, now time.Time) error {
+	at := a.At
+	if at.IsZero() {
+		at = now
+	}
+	_, err := exec("INSERT INTO audit (at, actor, action, connector, target, reason, detail) VALUES (?, ?, ?, ?, ?, ?, ?)",
+		at.UnixMilli(), text(a.Actor), text(a.Action), text(a.Connector), text(a.Target), text(a.Reason), text(a.Detail))
+	return err
+}
+
+// asCommand runs a reader's write in a transaction of its own, waiting for the runner's at most the busy timeout.
+func (s *Store) asCommand(doing string, f func(c *conn) error) (err error) {
+	s.commandMu.Lock()
+	defer s.commandMu.Unlock()
+	if s.command == nil {
+		if s.command, err = dial(context.Background(), s.dsn("rw", false)); err != nil {
+			s.command = nil
+			return s.explain(doing, err)
+		}
+	}
+	c := s.command
+	if _, err := c.exec("BEGIN IMMEDIATE"); err != nil {
+		return s.explain(doing, err)
+	}
+	if err := f(c); err != nil {
+		_, rerr := c.exec("ROLLBACK")
+		if re, ok := errors.AsType[refusal](err); ok {
+			return errors.Join(re.error, s.explain(doing, rerr))
+		}
+		return s.explain(doing, err)
+	}
+	if _, err := c.exec("COMMIT"); err != nil {
+		_, _ = c.exec("ROLLBACK")
+		return s.explain(doing, err)
+	}
+	return nil
+}
