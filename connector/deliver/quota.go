@@ -1,0 +1,170 @@
+package deliver
+
+import (
+	"sync"
+	"time"
+
+	"github.com/weirsync/weir/connector/profile"
+)
+
+// slices is how finely a sliding window is counted. A slot frees with its whole slice, so at most 1/slices of
+// the window is given away.
+const slices = 512
+
+// A Quota keeps one limit of one credential's account. A slot is taken when a request starts and frees one
+// window after its answer, not after its send: the vendor may have counted it at any moment in between (design
+// section 6). Safe for concurrent use.
+type Quota struct {
+	Name   string
+	Limit  int
+	Window time.Duration
+	Burst  int // token bucket: its capacity; 0 for a sliding window
+
+	mu       sync.Mutex
+	limit    int // learned down from headers
+	inFlight int
+	counts   [slices + 1]int // by slice of the answer's time
+	first    int64           // slice number of the oldest one counted
+	used     int
+	closed   time.Time
+	tokens   float64
+	filled   time.Time
+}
+
+// NewQuota makes the quota of a declared limit.
+func NewQuota(l *profile.Limit, now time.Time) *Quota {
+	q := &Quota{Name: l.Name, Limit: l.N, Window: l.Window, limit: l.N, filled: now}
+	if l.Kind == profile.TokenBucket {
+		q.Burst = max(l.Burst, 1)
+		q.tokens = float64(q.Burst)
+	}
+	return q
+}
+
+func (q *Quota) slice(t time.Time) int64 { return t.UnixNano() / (int64(q.Window) / slices) }
+
+// take takes a slot, or says when to ask again.
+func (q *Quota) take(now time.Time) time.Time {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if now.Before(q.closed) {
+		return q.closed
+	}
+	if q.Burst > 0 {
+		rate := float64(q.limit) / float64(q.Window)
+		if d := now.Sub(q.filled); d > 0 {
+			q.tokens = min(float64(q.Burst), q.tokens+rate*float64(d))
+			q.filled = now
+		}
+		if q.tokens < 1 {
+			return now.Add(time.Duration((1-q.tokens)/rate) + time.Millisecond)
+		}
+		q.tokens--
+		q.inFlight++
+		return time.Time{}
+	}
+	q.advance(now)
+	if q.used+q.inFlight < q.limit {
+		q.inFlight++
+		return time.Time{}
+	}
+	if q.used == 0 {
+		return now.Add(50 * time.Millisecond) // all of it is in flight
+	}
+	// The oldest slice that has a count frees when the window has passed its end.
+	for s := q.first; ; s++ {
+		if q.counts[s%(slices+1)] > 0 {
+			return time.Unix(0, (s+slices+1)*(int64(q.Window)/slices))
+		}
+	}
+}
+
+// advance forgets slices that have left the window.
+func (q *Quota) advance(now time.Time) {
+	oldest := q.slice(now) - slices
+	for q.first < oldest {
+		if q.used == 0 {
+			q.first = oldest
+			break
+		}
+		i := q.first % (slices + 1)
+		q.used -= q.counts[i]
+		q.counts[i] = 0
+		q.first++
+	}
+}
+
+// free notes the answer of a request: its slot frees one window from now.
+func (q *Quota) free(now time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.inFlight--
+	if q.Burst > 0 {
+		return
+	}
+	q.advance(now)
+	// A clock that stepped back must not count into a slice that is forgotten (design section 6).
+	s := max(q.slice(now), q.first)
+	q.counts[s%(slices+1)]++
+	q.used++
+}
+
+// untake gives a slot back that was not used.
+func (q *Quota) untake() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.inFlight--
+	if q.Burst > 0 {
+		q.tokens++
+	}
+}
+
+// close lets nothing through until a time.
+func (q *Quota) close(until time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if until.After(q.closed) {
+		q.closed = until
+	}
+}
+
+// observe learns from rate-limit headers: a smaller limit than declared, and a window that is used up.
+func (q *Quota) observe(u profile.Usage, now time.Time) {
+	if u.Limit > 0 {
+		q.mu.Lock()
+		q.limit = min(q.Limit, u.Limit)
+		q.mu.Unlock()
+	}
+	if u.Remaining == 0 && u.Reset.After(now) {
+		q.close(u.Reset)
+	}
+}
+
+// Used is the part of the limit that is taken, 0 to 1, and until when the quota is closed (zero: it is open).
+func (q *Quota) Used(now time.Time) (ratio float64, closed time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if now.Before(q.closed) {
+		closed = q.closed
+	}
+	if q.Burst > 0 {
+		return 1 - q.tokens/float64(q.Burst), closed
+	}
+	q.advance(now)
+	return float64(q.used+q.inFlight) / float64(max(q.limit, 1)), closed
+}
+
+// room is how many slots are free.
+func (q *Quota) room(now time.Time) int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if now.Before(q.closed) {
+		return 0
+	}
+	if q.Burst > 0 {
+		rate := float64(q.limit) / float64(q.Window)
+		return int(min(float64(q.Burst), q.tokens+rate*float64(max(now.Sub(q.filled), 0))))
+	}
+	q.advance(now)
+	return max(q.limit-q.used-q.inFlight, 0)
+}

@@ -1,0 +1,188 @@
+package deliver
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/weirsync/weir/checkpoint"
+	"github.com/weirsync/weir/connector/profile"
+)
+
+// AnswerBytesMax bounds what is read of a vendor's answer. A larger one is cut: its status counts, its body does
+// not (promise 6).
+const AnswerBytesMax = 1 << 20
+
+// An Exchange is one request and what came of it.
+type Exchange struct {
+	// Answer is the vendor's answer; nil unless Sent is Answered.
+	Answer *profile.Answer
+	// Sent says how far the request got.
+	Sent checkpoint.Sent
+	// Err is why there is no answer.
+	Err  error
+	At   time.Time
+	Took time.Duration
+}
+
+// SenderConfig configures a Sender.
+type SenderConfig struct {
+	BaseURL string
+	// Connections is the number of idle connections kept, sized to the requests in flight: with fewer, most
+	// requests open a new one (design section 15).
+	Connections int
+	// Timeout of one exchange, from the first byte of the connection to the last of the answer. Default 10 s. An
+	// operation's own timeout wins.
+	Timeout time.Duration
+	// Authorize puts the credential on a request.
+	Authorize func(*http.Request) error
+	UserAgent string
+	TLS       *tls.Config
+	// Sending is called when the whole request is on the wire, nil-able: crash tests stop the process there.
+	Sending func()
+	// Dial replaces the dialer in tests.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// A Sender sends requests. Safe for concurrent use.
+type Sender struct {
+	cfg    SenderConfig
+	client *http.Client
+	base   string
+}
+
+// NewSender makes a Sender; Close frees its connections.
+func NewSender(cfg SenderConfig) *Sender {
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 10 * time.Second
+	}
+	if cfg.Connections == 0 {
+		cfg.Connections = 64
+	}
+	dial := cfg.Dial
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext
+	}
+	tr := &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           dial,
+		TLSClientConfig:       cfg.TLS,
+		ForceAttemptHTTP2:     true,
+		MaxIdleConns:          cfg.Connections,
+		MaxIdleConnsPerHost:   cfg.Connections,
+		MaxConnsPerHost:       0,
+		TLSHandshakeTimeout:   5 * time.Second,
+		ExpectContinueTimeout: 0,
+		// Shorter than the 60 s after which common servers close an idle connection: a request that meets a
+		// closing connection would be an ambiguous one.
+		IdleConnTimeout:        20 * time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
+		DisableCompression:     true,
+	}
+	return &Sender{
+		cfg:  cfg,
+		base: strings.TrimRight(cfg.BaseURL, "/"),
+		client: &http.Client{
+			Transport: tr,
+			// A redirect is an answer like any other: following one could send a body to another host.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}
+}
+
+// Close closes idle connections.
+func (s *Sender) Close() { s.client.CloseIdleConnections() }
+
+// Send makes one exchange. It ends when ctx ends, at the latest after the timeout.
+//
+// NotSent is claimed only if no connection was ever obtained for the request. As soon as one was, bytes may have
+// left us, so a failure is AnswerLost even if we believe that we wrote nothing.
+func (s *Sender) Send(ctx context.Context, r *profile.Request) Exchange {
+	timeout := s.cfg.Timeout
+	if r.Operation != nil && r.Operation.Timeout > 0 {
+		timeout = min(timeout, r.Operation.Timeout)
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	var connected atomic.Bool
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
+		WroteRequest: func(httptrace.WroteRequestInfo) {
+			if s.cfg.Sending != nil {
+				s.cfg.Sending()
+			}
+		},
+	})
+	ex := Exchange{At: time.Now(), Sent: checkpoint.NotSent}
+	req, err := http.NewRequestWithContext(ctx, r.Method, s.base+r.Path, nil)
+	if err != nil {
+		ex.Err = fmt.Errorf("build request %s %s: %w", r.Method, r.Path, err)
+		return ex
+	}
+	if len(r.Body) > 0 {
+		// Without GetBody the transport cannot send the request a second time on its own: each attempt is ours
+		// to count. (It does so for requests that carry X-Idempotency-Key.)
+		req.Body = io.NopCloser(bytes.NewReader(r.Body))
+		req.ContentLength = int64(len(r.Body))
+	}
+	for k, vs := range r.Header {
+		req.Header[k] = vs
+	}
+	if s.cfg.UserAgent != "" {
+		req.Header.Set("User-Agent", s.cfg.UserAgent)
+	}
+	if s.cfg.Authorize != nil {
+		if err := s.cfg.Authorize(req); err != nil {
+			ex.Err = &CredentialError{Err: err}
+			return ex
+		}
+	}
+	resp, err := s.client.Do(req)
+	ex.Took = time.Since(ex.At)
+	if err != nil {
+		if connected.Load() {
+			ex.Sent = checkpoint.AnswerLost
+		}
+		ex.Err = fmt.Errorf("%s %s: %w", r.Method, r.Path, plain(err))
+		return ex
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, AnswerBytesMax+1))
+	ex.Took = time.Since(ex.At)
+	switch {
+	case err != nil:
+		// The status arrived, but not what the vendor said with it, such as the id that we need.
+		ex.Sent = checkpoint.AnswerLost
+		ex.Err = fmt.Errorf("%s %s: answer %d broke off after %d bytes: %w", r.Method, r.Path, resp.StatusCode, len(body), plain(err))
+		return ex
+	case len(body) > AnswerBytesMax:
+		body = nil
+	}
+	ex.Sent = checkpoint.Answered
+	ex.Answer = &profile.Answer{Status: resp.StatusCode, Header: resp.Header, Body: body, At: time.Now()}
+	return ex
+}
+
+// plain strips the URL that net/http wraps around its errors: a path can hold an id of a person.
+func plain(err error) error {
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		return e.Err
+	}
+	return err
+}
+
+// A CredentialError says that a request had no credential to carry: the secret could not be read.
+type CredentialError struct{ Err error }
+
+func (e *CredentialError) Error() string { return "credential: " + e.Err.Error() }
+func (e *CredentialError) Unwrap() error { return e.Err }

@@ -1,0 +1,169 @@
+// Package metrics turns what connectors report into Prometheus series. Names and labels are a contract
+// (lineage_and_operations, C2); labels are bounded: no key, offset, URL or error text.
+package metrics
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/weirsync/weir/checkpoint"
+	"github.com/weirsync/weir/connector"
+	"github.com/weirsync/weir/connector/deliver"
+)
+
+// An Observer feeds the series of one connector. Safe for concurrent use.
+type Observer struct {
+	vendor string
+	routes map[string]string // by topic: the route that its lag is shown under
+
+	consumed   *prometheus.CounterVec
+	decode     *prometheus.CounterVec
+	lag        *prometheus.GaugeVec
+	status     *prometheus.GaugeVec
+	oldest     *prometheus.GaugeVec
+	delivered  *prometheus.GaugeVec
+	rebalances prometheus.Counter
+	attempts   *prometheus.CounterVec
+	deliveries *prometheus.CounterVec
+	end2end    *prometheus.HistogramVec
+	requests   *prometheus.HistogramVec
+	circuit    *prometheus.GaugeVec
+	store      *prometheus.HistogramVec
+	storeErrs  *prometheus.CounterVec
+	superseded *prometheus.CounterVec
+}
+
+var _ connector.Observer = (*Observer)(nil)
+
+// New registers the series of one connector. routes maps each topic to the routes that read it; their series
+// exist from the start, at zero. Two connectors need registerers that tell them apart.
+func New(r prometheus.Registerer, vendor string, routes map[string][]string) *Observer {
+	o := &Observer{vendor: vendor, routes: make(map[string]string)}
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+		r.MustRegister(v)
+		return v
+	}
+	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		v := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)
+		r.MustRegister(v)
+		return v
+	}
+	histogram := func(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+		v := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
+		r.MustRegister(v)
+		return v
+	}
+	o.consumed = counter("weir_records_consumed_total", "Records read from a topic.", "route", "topic")
+	o.decode = counter("weir_decode_errors_total", "Records that are no valid event.", "topic", "reason")
+	o.lag = gauge("weir_consumer_lag_records", "Records between the low-water mark and the end of a partition.", "route", "topic", "partition")
+	o.status = gauge("weir_partition_status", "1 for the status that a partition has.", "route", "topic", "partition", "status")
+	o.oldest = gauge("weir_oldest_pending_timestamp_seconds", "Time of the oldest record without an outcome, 0 if there is none.", "route", "topic", "partition")
+	o.delivered = gauge("weir_last_delivered_timestamp_seconds", "When a record of a route was last delivered.", "route")
+	o.attempts = counter("weir_delivery_attempts_total", "Requests by what came of them.", "vendor", "route", "operation", "outcome")
+	o.deliveries = counter("weir_deliveries_total", "Records by outcome, once per record and route.", "route", "outcome")
+	o.superseded = counter("weir_superseded_total", "Records whose newer state was sent instead.", "route")
+	o.end2end = histogram("weir_end_to_end_seconds", "From the event's time to the vendor's acknowledgement.", []float64{1, 2, 5, 10, 30, 60, 120, 300, 900, 3600, 21600, 86400}, "route")
+	o.requests = histogram("http_client_request_duration_seconds", "Requests to the vendor.", []float64{.005, .01, .025, .05, .075, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10}, "vendor", "http_response_status_code")
+	o.circuit = gauge("weir_vendor_circuit_state", "1 for the state that an operation's breaker has.", "vendor", "operation", "state")
+	o.store = histogram("weir_ledger_operation_duration_seconds", "Store operations.", []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5}, "operation")
+	o.storeErrs = counter("weir_ledger_errors_total", "Store operations that failed.", "operation")
+	o.rebalances = prometheus.NewCounter(prometheus.CounterOpts{Name: "weir_consumer_rebalances_total", Help: "Partitions given or taken."})
+	r.MustRegister(o.rebalances)
+
+	for topic, names := range routes {
+		o.decode.WithLabelValues(topic, "magic")
+		for _, route := range names {
+			o.routes[topic] = route
+			o.consumed.WithLabelValues(route, topic)
+			o.superseded.WithLabelValues(route)
+			for _, out := range checkpoint.Outcomes {
+				o.deliveries.WithLabelValues(route, string(out))
+			}
+		}
+	}
+	return o
+}
+
+// Consumed counts records read.
+func (o *Observer) Consumed(topic string, n int) {
+	o.consumed.WithLabelValues(o.routes[topic], topic).Add(float64(n))
+}
+
+// Refused counts records that are no valid event.
+func (o *Observer) Refused(topic string, cause checkpoint.Cause) {
+	reason := "contract"
+	switch cause {
+	case checkpoint.CauseFraming:
+		reason = "magic"
+	case checkpoint.CauseSchema:
+		reason = "schema_unknown"
+	case checkpoint.CauseTooLarge:
+		reason = "avro"
+	}
+	o.decode.WithLabelValues(topic, reason).Inc()
+}
+
+// Settled counts an outcome.
+func (o *Observer) Settled(route string, out checkpoint.Outcome, occurred time.Time) {
+	o.deliveries.WithLabelValues(route, string(out)).Inc()
+	switch out {
+	case checkpoint.Superseded:
+		o.superseded.WithLabelValues(route).Inc()
+	case checkpoint.Delivered, checkpoint.Accepted:
+		o.delivered.WithLabelValues(route).SetToCurrentTime()
+		if !occurred.IsZero() {
+			o.end2end.WithLabelValues(route).Observe(max(time.Since(occurred).Seconds(), 0))
+		}
+	}
+}
+
+// Attempted counts a request.
+func (o *Observer) Attempted(route, operation, outcome string, status int, took time.Duration) {
+	o.attempts.WithLabelValues(o.vendor, route, operation, outcome).Inc()
+	o.requests.WithLabelValues(o.vendor, strconv.Itoa(status)).Observe(took.Seconds())
+}
+
+// Breaker shows an operation's breaker.
+func (o *Observer) Breaker(operation string, s deliver.State) {
+	for _, state := range []deliver.State{deliver.Closed, deliver.Open, deliver.HalfOpen} {
+		v := 0.0
+		if state == s {
+			v = 1
+		}
+		o.circuit.WithLabelValues(o.vendor, operation, string(state)).Set(v)
+	}
+}
+
+// Stored measures a store operation.
+func (o *Observer) Stored(operation string, took time.Duration, err error) {
+	o.store.WithLabelValues(operation).Observe(took.Seconds())
+	if err != nil {
+		o.storeErrs.WithLabelValues(operation).Inc()
+	}
+}
+
+// Rebalanced counts a rebalance.
+func (o *Observer) Rebalanced() { o.rebalances.Inc() }
+
+// Measured shows a partition.
+func (o *Observer) Measured(m connector.Measure) {
+	route, p := o.routes[m.Topic], strconv.Itoa(int(m.Partition))
+	if m.Lag >= 0 {
+		o.lag.WithLabelValues(route, m.Topic, p).Set(float64(m.Lag))
+	}
+	t := 0.0
+	if !m.OldestPending.IsZero() {
+		t = float64(m.OldestPending.UnixMilli()) / 1000
+	}
+	o.oldest.WithLabelValues(route, m.Topic, p).Set(t)
+	for status, on := range map[string]bool{"ok": m.State == connector.StateRunning, "stopped": m.State == connector.StateHeld} {
+		v := 0.0
+		if on {
+			v = 1
+		}
+		o.status.WithLabelValues(route, m.Topic, p, status).Set(v)
+	}
+}

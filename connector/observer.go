@@ -1,0 +1,68 @@
+package connector
+
+import (
+	"time"
+
+	"github.com/weirsync/weir/checkpoint"
+	"github.com/weirsync/weir/connector/deliver"
+)
+
+// An Observer is told what a connector does, for metrics. Its methods are called from several goroutines and
+// must not block. Labels are bounded: no key, offset, URL or error text.
+type Observer interface {
+	// Consumed: n records of a topic were read.
+	Consumed(topic string, n int)
+	// Refused: a record could not be decoded or broke a rule.
+	Refused(topic string, cause checkpoint.Cause)
+	// Settled: a record has its outcome on a route, durably. occurred is the event's time, zero if unknown.
+	Settled(route string, o checkpoint.Outcome, occurred time.Time)
+	// Attempted: one request ended. outcome is success, retryable, permanent, throttled, auth or unknown.
+	Attempted(route, operation, outcome string, status int, took time.Duration)
+	// Breaker: the breaker of an operation changed.
+	Breaker(operation string, s deliver.State)
+	// Stored: one store operation ended.
+	Stored(operation string, took time.Duration, err error)
+	// Rebalanced: partitions were given or taken.
+	Rebalanced()
+	// Measured: the state of a partition, every second.
+	Measured(m Measure)
+}
+
+// A Measure is the state of one partition at one moment.
+type Measure struct {
+	Topic         string
+	Partition     int32
+	Lag           int64
+	Pending       int
+	OldestPending time.Time // zero: none pending
+	State         string
+}
+
+// NopObserver ignores everything. Embed it to observe a part.
+type NopObserver struct{}
+
+var _ Observer = NopObserver{}
+
+// Consumed ignores.
+func (NopObserver) Consumed(string, int) {}
+
+// Refused ignores.
+func (NopObserver) Refused(string, checkpoint.Cause) {}
+
+// Settled ignores.
+func (NopObserver) Settled(string, checkpoint.Outcome, time.Time) {}
+
+// Attempted ignores.
+func (NopObserver) Attempted(string, string, string, int, time.Duration) {}
+
+// Breaker ignores.
+func (NopObserver) Breaker(string, deliver.State) {}
+
+// Stored ignores.
+func (NopObserver) Stored(string, time.Duration, error) {}
+
+// Rebalanced ignores.
+func (NopObserver) Rebalanced() {}
+
+// Measured ignores.
+func (NopObserver) Measured(Measure) {}

@@ -1,0 +1,170 @@
+package connector
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sort"
+	"time"
+
+	"github.com/weirsync/weir/checkpoint"
+	"github.com/weirsync/weir/connector/kafka"
+)
+
+// States of a connector and of a partition (design section 17).
+const (
+	StateRunning = "running"
+	StatePaused  = "paused"
+	StateHalted  = "halted" // the credential
+	StateOutage  = "outage" // the vendor, Kafka or the store
+	StateHeld    = "held"   // a partition waits for a person or a newer build
+	StateStopped = "stopped"
+)
+
+// Status is what a connector says of itself. The JSON names are a contract (design section 17).
+type Status struct {
+	Name       string            `json:"name"`
+	State      string            `json:"state"`
+	Reason     string            `json:"reason"`
+	Since      time.Time         `json:"since"`
+	Lag        int64             `json:"lag"`
+	Pending    int               `json:"pending"`
+	InFlight   int               `json:"in_flight"`
+	Parked     int               `json:"parked"`
+	ETASeconds *float64          `json:"eta_seconds"`
+	Partitions []PartitionStatus `json:"partitions"`
+}
+
+// PartitionStatus is what a connector says of one partition. End is -1 if it is not known.
+type PartitionStatus struct {
+	Topic     string `json:"topic"`
+	Partition int32  `json:"partition"`
+	Mark      int64  `json:"mark"`
+	End       int64  `json:"end"`
+	State     string `json:"state"`
+	Reason    string `json:"reason,omitempty"`
+}
+
+// Status is the connector's status as of at most a second ago. Safe for concurrent use.
+func (c *Connector) Status() Status {
+	if s := c.status.Load(); s != nil {
+		return *s
+	}
+	return Status{Name: c.cfg.Name, State: StateRunning, Since: c.started, Partitions: []PartitionStatus{}}
+}
+
+// Ready reports whether Kafka and the store are reachable, and if not, why. A vendor's health is not ours.
+func (c *Connector) Ready() error {
+	if t := c.storeBad.Load(); t != nil {
+		return fmt.Errorf("connector %s: store: %s (since %s)", c.cfg.Name, t.reason, t.since.Format(time.RFC3339))
+	}
+	if t := c.kafkaBad.Load(); t != nil {
+		return fmt.Errorf("connector %s: kafka: %s (since %s)", c.cfg.Name, t.reason, t.since.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// measure takes the picture that Status shows (loop, every second).
+func (c *Connector) measure() {
+	s := Status{Name: c.cfg.Name, State: StateRunning, Since: c.started, InFlight: c.inFlight, Partitions: []PartitionStatus{}}
+	for _, p := range c.parts {
+		ps := PartitionStatus{Topic: p.id.Topic, Partition: p.id.Index, Mark: p.mark, End: -1, State: StateRunning}
+		n, _ := p.set.Pending()
+		n += int(p.queuedRecords.Load())
+		s.Pending += n
+		if end, ok := c.ends[kafka.TP{Topic: p.id.Topic, Partition: p.id.Index}]; ok {
+			ps.End = max(end, p.mark)
+			s.Lag += ps.End - p.mark
+		}
+		if why := p.hold + p.waits; why != "" {
+			ps.State, ps.Reason = StateHeld, why
+			s.State, s.Reason, s.Since = StateHeld, p.id.String()+": "+why, p.holdSince
+		}
+		s.Partitions = append(s.Partitions, ps)
+		c.cfg.Observer.Measured(Measure{Topic: p.id.Topic, Partition: p.id.Index, Lag: ps.End - ps.Mark, Pending: n, State: ps.State, OldestPending: oldestPending(p)})
+	}
+	sort.Slice(s.Partitions, func(i, j int) bool {
+		a, b := s.Partitions[i], s.Partitions[j]
+		return a.Topic < b.Topic || a.Topic == b.Topic && a.Partition < b.Partition
+	})
+	for _, g := range c.gates {
+		if g.outage != nil {
+			s.State, s.Since = StateOutage, g.outage.since
+			s.Reason = fmt.Sprintf("vendor: operation %s fails (%s); probing", g.op.Name, g.outage.reason)
+		} else if len(g.lanes) > 0 && g.why == "quota" && s.State == StateRunning {
+			s.Reason = fmt.Sprintf("quota of operation %s is used up; %d keys wait until %s", g.op.Name, len(g.lanes), g.at.UTC().Format(time.RFC3339))
+		}
+	}
+	if t := c.halted; t != nil {
+		s.State, s.Reason, s.Since = StateHalted, t.reason, t.since
+	}
+	if t := c.kafkaBad.Load(); t != nil {
+		s.State, s.Reason, s.Since = StateOutage, "kafka: "+t.reason, t.since
+	}
+	if t := c.storeBad.Load(); t != nil {
+		s.State, s.Reason, s.Since = StateOutage, "store: "+t.reason, t.since
+	}
+	// A backlog's end, from the rate of the last seconds; none while nothing moves.
+	total := int64(0)
+	for _, p := range c.parts {
+		total += p.mark
+	}
+	if c.lastTotal > 0 && total > c.lastTotal {
+		c.rate = 0.8*c.rate + 0.2*float64(total-c.lastTotal)
+	} else if c.lastTotal > 0 {
+		c.rate *= 0.8
+	}
+	c.lastTotal = total
+	if s.Lag == 0 {
+		zero := 0.0
+		s.ETASeconds = &zero
+	} else if c.rate > 0.01 {
+		eta := float64(s.Lag) / c.rate
+		s.ETASeconds = &eta
+	}
+	s.Parked = c.parkedOpen
+	c.status.Store(&s)
+}
+
+// oldestPending is the event time of the oldest record at the mark (approximately: Kafka's timestamp).
+func oldestPending(p *partition) (t time.Time) {
+	if n, _ := p.set.Pending(); n == 0 {
+		return t
+	}
+	low := p.set.Low()
+	p.set.Lanes(func(l *keyLane) {
+		if h := l.Head(); t.IsZero() && h != nil && h.Offset == low {
+			t = h.Work.rec.Timestamp
+		}
+	})
+	return t
+}
+
+// publishStatus keeps the status in the store, for the CLI and other instances.
+func (c *Connector) publishStatus(stopped bool) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), 2*time.Second)
+	defer cancel()
+	s := c.Status()
+	if stopped {
+		s.State, s.Reason, s.Since, s.InFlight = StateStopped, "", c.now(), 0
+	} else {
+		if c.cfg.Ends != nil {
+			if ends, err := c.cfg.Ends(ctx); err == nil {
+				c.do(func() { c.ends = ends })
+			}
+		}
+		if open, err := c.cfg.Store.Parked(ctx, checkpoint.ParkedQuery{Connector: c.cfg.Name, States: []checkpoint.ParkedState{checkpoint.ParkedOpen}, Limit: parkedCountMax}); err == nil {
+			c.do(func() { c.parkedOpen = len(open) })
+		}
+	}
+	b, err := json.Marshal(s)
+	if err != nil {
+		return
+	}
+	if err := c.cfg.Store.SaveStatus(ctx, checkpoint.Status{Connector: c.cfg.Name, Instance: c.cfg.Instance, At: c.now(), JSON: b}); err != nil {
+		c.log.Debug("status not kept", "err", err)
+	}
+}
+
+// parkedCountMax is up to where open parked records are counted exactly.
+const parkedCountMax = 10_000
