@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/weirsync/weir/connector/config"
+	"github.com/weirsync/weir/connector/kafka"
+)
+
+// pingTimeout bounds the first question to Kafka: long enough for a slow TLS login, short enough for a person.
+const pingTimeout = 10 * time.Second
+
+// kafkaConfig is the config's Kafka as the client takes it; TLS files are read now, the password when a connection
+// is made.
+func (a *app) kafkaConfig(k config.Kafka) (kafka.Config, error) {
+	c := kafka.Config{Brokers: k.Brokers, ClientID: k.ClientID, SessionTimeout: k.SessionTimeout.D()}
+	if k.SASL != nil {
+		c.SASL = &kafka.SASL{Mechanism: k.SASL.Mechanism, User: k.SASL.User, Password: k.SASL.Password.Value}
+	}
+	if k.TLS == nil {
+		return c, nil
+	}
+	c.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+	if k.TLS.CA != "" {
+		pem, err := a.readFile(k.TLS.CA)
+		if err != nil {
+			return c, yours("kafka.tls.ca", err, "")
+		}
+		c.TLS.RootCAs = x509.NewCertPool()
+		if !c.TLS.RootCAs.AppendCertsFromPEM(pem) {
+			return c, yours("kafka.tls.ca "+k.TLS.CA, errors.New("holds no certificate"), "it must be PEM: -----BEGIN CERTIFICATE-----")
+		}
+	}
+	if k.TLS.Cert != "" {
+		cert, err := a.readFile(k.TLS.Cert)
+		if err != nil {
+			return c, yours("kafka.tls.cert", err, "")
+		}
+		key, err := a.readFile(k.TLS.Key)
+		if err != nil {
+			return c, yours("kafka.tls.key", err, "")
+		}
+		pair, err := tls.X509KeyPair(cert, key)
+		if err != nil {
+			return c, yours("kafka.tls.cert "+k.TLS.Cert, err, "cert and key must be PEM and belong together")
+		}
+		c.TLS.Certificates = []tls.Certificate{pair}
+	}
+	return c, nil
+}
+
+func (a *app) readFile(path string) ([]byte, error) {
+	f, _, err := a.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, 1<<20))
+}
+
+// connect makes an admin client and sees whether Kafka answers. The caller closes it.
+func (a *app) connect(ctx context.Context, k config.Kafka) (*kafka.Admin, error) {
+	c, err := a.kafkaConfig(k)
+	if err != nil {
+		return nil, err
+	}
+	admin, err := kafka.NewAdmin(c)
+	if err != nil {
+		return nil, environment("connect to Kafka", err, "")
+	}
+	if err := ping(ctx, admin); err != nil {
+		admin.Close()
+		return nil, environment("connect to Kafka", err, "is it running, are brokers, tls and sasl right? see weir check")
+	}
+	return admin, nil
+}
+
+func ping(ctx context.Context, admin *kafka.Admin) error {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	_, err := admin.Describe(ctx)
+	return err
+}
+
+// A lagReport is what Kafka says of one connector's partitions.
+type lagReport map[kafka.TP]kafka.Lag
+
+// readLag reads group commits and log ranges of those of the topics that exist.
+func readLag(ctx context.Context, admin *kafka.Admin, connector string, topics []string) (lagReport, error) {
+	infos, err := admin.Topics(ctx, topics...)
+	if err != nil {
+		return nil, err
+	}
+	var exist []string
+	for _, t := range topics {
+		if infos[t].Exists {
+			exist = append(exist, t)
+		}
+	}
+	if len(exist) == 0 {
+		return lagReport{}, nil
+	}
+	lags, err := admin.GroupLag(ctx, config.Group(connector), exist...)
+	if err != nil {
+		return nil, fmt.Errorf("topics %s: %w", strings.Join(exist, ", "), err)
+	}
+	return lags, nil
+}

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"math"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/weirsync/weir/connector"
+	"github.com/weirsync/weir/connector/config"
+	"github.com/weirsync/weir/connector/deliver"
+	"github.com/weirsync/weir/connector/failpoint"
+	"github.com/weirsync/weir/connector/kafka"
+	"github.com/weirsync/weir/connector/metrics"
+	"github.com/weirsync/weir/connector/profile"
+)
+
+// runConnector wires one connector to Kafka, the store and its vendor, and runs it until ctx ends, then drains it.
+func runConnector(ctx context.Context, r connectorRun) error {
+	kc := r.Kafka
+	kc.Group = config.Group(r.Name)
+	kc.Topics = slices.Sorted(maps.Keys(r.Topics))
+	admin, err := kafka.NewAdmin(kc)
+	if err != nil {
+		return environment("connect to Kafka", err, "")
+	}
+	defer admin.Close()
+	batches, err := ensureTopics(ctx, admin, r, kc.Topics)
+	if err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return nil // stopped before it began
+	}
+	kc.TopicBatchBytesMax = batches
+	producer, err := kafka.NewProducer(kc)
+	if err != nil {
+		return environment("connect to Kafka", err, "")
+	}
+	defer producer.Close()
+	reader, err := kafka.NewReader(kc)
+	if err != nil {
+		return environment("connect to Kafka", err, "")
+	}
+	defer reader.Close()
+
+	secret := secretOf(r.Config)
+	sender := deliver.NewSender(deliver.SenderConfig{
+		BaseURL: r.Profile.BaseURL, Connections: r.Config.Delivery.MaxInFlight, Timeout: time.Duration(r.Config.Delivery.RequestTimeout),
+		UserAgent: "weir/" + readBuild().Version,
+		Authorize: func(req *http.Request) error { return r.Profile.Authorize(req, secret) },
+		Sending:   func() { failpoint.Hit("sent") },
+	})
+	routes := make(map[string][]string)
+	for topic, entity := range r.Topics {
+		for _, rt := range r.Profile.RoutesFor(entity) {
+			routes[topic] = append(routes[topic], rt.Name)
+		}
+	}
+	cfg := connector.Config{
+		Name: r.Name, Instance: r.Instance, Profile: r.Profile, Decoder: r.Decoder, Store: r.Store, Producer: producer, Reader: reader, Sender: sender,
+		Topics: r.Topics, Start: startOptions(r, admin),
+		MaxInFlight: r.Config.Delivery.MaxInFlight, AttemptsMax: r.Config.Delivery.AttemptsMax, ElapsedMax: time.Duration(r.Config.Delivery.ElapsedMax),
+		Drain: time.Duration(r.Config.Delivery.DrainTimeout), WindowRecords: r.Config.Window.Records, WindowBytes: int64(r.Config.Window.Bytes),
+		Log: r.Log, Observer: metrics.New(r.Registry, r.Profile.Vendor, routes), Fail: failpoint.Hit,
+		SecretsPrint: func() string {
+			h := sha256.New()
+			for _, name := range append(slices.Clone(r.Profile.Secrets), r.Profile.OptionalSecrets...) {
+				v, err := secret(name)
+				fmt.Fprintf(h, "%d:%s%v;", len(v), v, err)
+			}
+			return hex.EncodeToString(h.Sum(nil))
+		},
+		Recompile: func(text []byte) (*profile.Compiled, error) {
+			return profile.CompileText(text, profile.Options{Connector: r.Name, Environment: r.Config.Environment, BaseURL: r.Config.BaseURL,
+				LimitScale: r.LimitScale, Schemas: r.Schemas})
+		},
+	}
+	var consumer *kafka.Consumer
+	cfg.Ends = func(ctx context.Context) (map[kafka.TP]int64, error) {
+		ends, err := consumer.Ends(ctx)
+		out := make(map[kafka.TP]int64, len(ends))
+		for tp, e := range ends {
+			out[tp] = e.End
+		}
+		return out, err
+	}
+	c, err := connector.New(cfg, func(h kafka.Handler) (connector.Source, error) {
+		var err error
+		consumer, err = kafka.New(kc, h, r.Log)
+		return consumer, err
+	})
+	if err != nil {
+		return err
+	}
+	return c.Run(ctx)
+}
+
+// ensureTopics makes the connector's own topics, and learns how large their batches may be. Kafka being away is no
+// reason to end: it is tried again until ctx ends.
+func ensureTopics(ctx context.Context, admin *kafka.Admin, r connectorRun, sources []string) (map[string]int32, error) {
+	b := deliver.NewBackoff(500 * time.Millisecond)
+	told := false
+	for {
+		made, err := admin.EnsureTopics(ctx, kafka.TopicPlan{Connector: r.Name, Sources: sources})
+		if err == nil {
+			sizes := make(map[string]int32, len(made))
+			for _, m := range made {
+				sizes[m.Topic] = int32(min(m.MessageBytesMax, math.MaxInt32))
+				if m.Created {
+					r.Log.Info("topic created", "topic", m.Topic)
+				}
+			}
+			if told {
+				r.Log.Info("the topics are ready")
+			}
+			return sizes, nil
+		}
+		if ctx.Err() != nil {
+			return nil, nil
+		}
+		if kafka.KindOf(err) == kafka.KindConfig {
+			return nil, yours("make the topics of connector "+r.Name, err, "")
+		}
+		if !told {
+			told = true
+			r.Log.Error("the topics are not ready yet; it is tried again", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil
+		case <-time.After(b.Next()):
+		}
+	}
+}
+
+func startOptions(r connectorRun, admin *kafka.Admin) connector.StartOptions {
+	o := connector.StartOptions{Policy: kafka.StartEarliest, StoreLost: r.StoreLost, AcceptGap: make(map[kafka.TP]bool), AcceptTopic: make(map[string]bool)}
+	for _, g := range r.AcceptGaps {
+		o.AcceptGap[g] = true
+	}
+	for _, t := range r.AcceptTopics {
+		o.AcceptTopic[t] = true
+	}
+	switch s := r.Config.Start; {
+	case s.Latest:
+		o.Policy = kafka.StartLatest
+	case !s.Time.IsZero():
+		o.Policy = kafka.StartTime
+		o.OffsetAt = func(ctx context.Context, tp kafka.TP) (int64, error) {
+			at, err := admin.OffsetsAt(ctx, s.Time, tp)
+			return at[tp], err
+		}
+	}
+	return o
+}

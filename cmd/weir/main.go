@@ -1,0 +1,63 @@
+// Command weir keeps vendor systems in step with canonical Kafka events.
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+func main() { os.Exit(run(context.Background(), processEnv())) }
+
+// processEnv is the process as the commands see it. Nothing else in this package touches os.
+func processEnv() *Env {
+	return &Env{
+		Args:       os.Args[1:],
+		Getenv:     os.Getenv,
+		Stdin:      os.Stdin,
+		Stdout:     os.Stdout,
+		Stderr:     os.Stderr,
+		IsTerminal: isTerminal(os.Stderr),
+		Hostname:   hostname(),
+		Now:        time.Now,
+		Open: func(path string) (io.ReadCloser, int64, error) {
+			f, err := os.Open(path)
+			if err != nil {
+				return nil, 0, err
+			}
+			st, err := f.Stat()
+			if err != nil {
+				f.Close()
+				return nil, 0, err
+			}
+			return f, st.Size(), nil
+		},
+		Create: func(path string) (io.WriteCloser, error) {
+			return os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600) // may hold personal data
+		},
+		Dir: os.DirFS,
+		Signals: func() (<-chan os.Signal, func()) {
+			ch := make(chan os.Signal, 2) // 2: the second signal must not be lost while the first is handled
+			signal.Notify(ch, os.Interrupt, syscall.SIGTERM)
+			return ch, func() { signal.Stop(ch) }
+		},
+		Exit: os.Exit,
+	}
+}
+
+// isTerminal reports whether f is a character device: a terminal, as opposed to a file or pipe.
+func isTerminal(f *os.File) bool {
+	st, err := f.Stat()
+	return err == nil && st.Mode()&os.ModeCharDevice != 0
+}
+
+func hostname() string {
+	h, err := os.Hostname()
+	if err != nil {
+		return "unknown"
+	}
+	return h
+}

@@ -1,0 +1,348 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weirsync/weir/checkpoint"
+	"github.com/weirsync/weir/connector/config"
+	"github.com/weirsync/weir/connector/kafka"
+)
+
+// The objects of design section 17. A number that cannot be told is null, never 0.
+type (
+	statusReport struct {
+		Connectors []connectorStatus `json:"connectors"`
+	}
+	connectorStatus struct {
+		Name       string            `json:"name"`
+		State      string            `json:"state"`
+		Reason     string            `json:"reason"`
+		Since      *time.Time        `json:"since"`
+		Lag        *int64            `json:"lag"`
+		Pending    *int64            `json:"pending"`
+		InFlight   *int64            `json:"in_flight"`
+		Parked     *int64            `json:"parked"`
+		ETASeconds *float64          `json:"eta_seconds"`
+		Partitions []partitionStatus `json:"partitions"`
+	}
+	partitionStatus struct {
+		Topic     string `json:"topic"`
+		Partition int32  `json:"partition"`
+		Mark      *int64 `json:"mark"`
+		End       *int64 `json:"end"`
+		State     string `json:"state"`
+		Reason    string `json:"reason,omitempty"`
+	}
+)
+
+// States of a connector, the worst last: of several instances the worst is shown.
+var stateOrder = []string{"stopped", "running", "paused", "held", "outage", "halted"}
+
+const stateStopped = "stopped"
+
+// liveFor is how long an instance's last status counts: running ones write one a second.
+const liveFor = 10 * time.Second
+
+func newStatusCommand(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show how every connector stands",
+		Long: `Show state, lag, pending and parked records of every connector, from the store and from Kafka; a running weir is
+not asked. States: running, paused, halted (the credential is refused), outage (the vendor does not answer), held
+(a bulk-change guard, a gap or a lost store waits for an operator), stopped (no instance reported in the last 10 s).
+
+Lag is end offset less committed offset. A number that cannot be told is null in JSON and ? in the table.`,
+		Example: `  weir status
+  weir status --json | jq '.connectors[] | {name, state, lag}'`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := a.config()
+			if err != nil {
+				return err
+			}
+			store, err := a.readStore(cmd.Context(), cfg)
+			if err != nil {
+				return err
+			}
+			defer store.Close()
+			rep, problem := a.statusOf(cmd.Context(), cfg, store)
+			if a.asJSON {
+				err = a.printJSON(rep)
+			} else {
+				err = a.printStatus(rep)
+			}
+			return errors.Join(err, problem)
+		},
+	}
+	a.jsonFlag(cmd, "one JSON object {connectors: [{name, state, reason, since, lag, pending, in_flight, parked, eta_seconds, partitions}]}")
+	return cmd
+}
+
+// statusOf connects to Kafka and reads the status of all connectors of the config.
+func (a *app) statusOf(ctx context.Context, cfg *config.Config, store checkpoint.Store) (statusReport, error) {
+	admin, err := a.connect(ctx, cfg.Kafka)
+	if err == nil {
+		defer admin.Close()
+	}
+	rep, problem := a.statusFrom(ctx, cfg, store, admin)
+	return rep, errors.Join(err, problem)
+}
+
+// statusFrom reads the status of all connectors of the config; admin may be nil. The report is as complete as it
+// can be; the error says what could not be read.
+func (a *app) statusFrom(ctx context.Context, cfg *config.Config, store checkpoint.Store, admin *kafka.Admin) (statusReport, error) {
+	var problems []error
+	live, last, err := a.liveStatuses(ctx, store)
+	if err != nil {
+		problems = append(problems, environment("read status from the store", err, ""))
+	}
+	rep := statusReport{Connectors: []connectorStatus{}}
+	for _, name := range cfg.Names() {
+		s, err := a.connectorStatus(ctx, cfg, name, store, admin, live[name], last[name])
+		if err != nil {
+			problems = append(problems, environment("status of connector "+name, err, ""))
+		}
+		rep.Connectors = append(rep.Connectors, s)
+	}
+	return rep, errors.Join(problems...)
+}
+
+// liveStatuses are the last reports of instances by connector: those young enough to count, and when the last of
+// all was.
+func (a *app) liveStatuses(ctx context.Context, store checkpoint.Store) (map[string][]connectorStatus, map[string]time.Time, error) {
+	all, err := store.Statuses(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	live := map[string][]connectorStatus{}
+	last := map[string]time.Time{}
+	for _, s := range all {
+		if s.At.After(last[s.Connector]) {
+			last[s.Connector] = s.At
+		}
+		var c connectorStatus
+		if a.Now().Sub(s.At) > liveFor {
+			continue
+		}
+		if err := json.Unmarshal(s.JSON, &c); err != nil {
+			return live, last, fmt.Errorf("status of instance %s: %w", s.Instance, err)
+		}
+		if c.State != stateStopped { // a clean stop says so
+			live[s.Connector] = append(live[s.Connector], c)
+		}
+	}
+	return live, last, nil
+}
+
+// connectorStatus joins what instances report, what the store keeps and what Kafka says.
+func (a *app) connectorStatus(ctx context.Context, cfg *config.Config, name string, store checkpoint.Store, admin *kafka.Admin, live []connectorStatus, last time.Time) (connectorStatus, error) {
+	var problems []error
+	s := connectorStatus{Name: name, State: stateStopped, Partitions: []partitionStatus{}}
+	parts := map[kafka.TP]*partitionStatus{}
+	for _, l := range live {
+		if slices.Index(stateOrder, l.State) > slices.Index(stateOrder, s.State) || s.State == stateStopped {
+			s.State, s.Reason, s.Since = l.State, l.Reason, l.Since
+		}
+		s.Pending = plus(s.Pending, l.Pending)
+		s.InFlight = plus(s.InFlight, l.InFlight)
+		if l.ETASeconds != nil && (s.ETASeconds == nil || *l.ETASeconds > *s.ETASeconds) {
+			s.ETASeconds = l.ETASeconds
+		}
+		s.Lag = plus(s.Lag, l.Lag) // Kafka's own answer replaces it below
+		for _, p := range l.Partitions {
+			p.Mark, p.End = known(p.Mark), known(p.End)
+			parts[kafka.TP{Topic: p.Topic, Partition: p.Partition}] = &p
+		}
+	}
+	if len(live) == 0 {
+		zero := int64(0)
+		s.Pending, s.InFlight = &zero, &zero // nothing runs
+		s.Reason = "no instance has ever reported"
+		if !last.IsZero() {
+			s.Since = &last
+			s.Reason = "no instance reports since " + last.UTC().Format(time.RFC3339)
+		}
+	}
+	open, err := store.Parked(ctx, checkpoint.ParkedQuery{Connector: name, States: []checkpoint.ParkedState{checkpoint.ParkedOpen}, Limit: parkedCountMax})
+	if err != nil {
+		problems = append(problems, err)
+	} else {
+		n := int64(len(open))
+		s.Parked = &n
+	}
+	cursors, err := store.Cursors(ctx, name)
+	if err != nil {
+		problems = append(problems, err)
+	}
+	topics := a.topicsOf(cfg, name)
+	for _, c := range cursors {
+		tp := kafka.TP{Topic: c.Partition.Topic, Partition: c.Partition.Index}
+		topics[tp.Topic] = true
+		p := partOf(parts, tp)
+		if c.Mark >= 0 && (p.Mark == nil || *p.Mark < c.Mark) {
+			p.Mark = &c.Mark
+		}
+	}
+	if admin != nil {
+		lags, err := readLag(ctx, admin, name, slices.Sorted(maps.Keys(topics)))
+		if err == nil {
+			s.offsets(cfg.Connectors[name].Start, lags, parts)
+		} else {
+			problems = append(problems, err)
+		}
+	}
+	for _, p := range parts {
+		if len(live) == 0 || p.State == "" {
+			p.State = stateStopped // nobody owns it now
+		}
+		s.Partitions = append(s.Partitions, *p)
+	}
+	slices.SortFunc(s.Partitions, func(a, b partitionStatus) int {
+		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
+	})
+	return s, errors.Join(problems...)
+}
+
+// parkedCountMax bounds the count of open parked records in a status: beyond a million the number no longer
+// matters.
+const parkedCountMax = 1_000_000
+
+// offsets sets lag and ends from Kafka. Where the group has committed nothing, the connector goes on from the
+// store's mark, else from its start (design section 3).
+func (s *connectorStatus) offsets(start config.Start, lags lagReport, parts map[kafka.TP]*partitionStatus) {
+	var lag int64
+	for tp, l := range lags {
+		p := partOf(parts, tp)
+		p.End = &l.End
+		switch {
+		case l.Committed.OK:
+			lag += l.Lag()
+		case p.Mark != nil:
+			lag += max(l.End-max(*p.Mark, l.LogStart), 0)
+		case !start.Latest:
+			lag += l.Lag()
+		}
+	}
+	s.Lag = &lag
+}
+
+// topicsOf are the topics that a connector reads by its profile; none if the profile does not compile, which
+// `weir check` reports.
+func (a *app) topicsOf(cfg *config.Config, name string) map[string]bool {
+	topics := map[string]bool{}
+	c := cfg.Connectors[name]
+	for _, t := range c.Topics {
+		topics[t] = true
+	}
+	contract, err := a.loadContract(cfg)
+	if err != nil {
+		return topics
+	}
+	p, err := contract.compile(name, c, 0)
+	if err != nil {
+		return topics
+	}
+	for _, r := range p.Routes {
+		topics[c.Topic(r.Entity)] = true
+	}
+	return topics
+}
+
+func partOf(parts map[kafka.TP]*partitionStatus, tp kafka.TP) *partitionStatus {
+	if parts[tp] == nil {
+		parts[tp] = &partitionStatus{Topic: tp.Topic, Partition: tp.Partition}
+	}
+	return parts[tp]
+}
+
+// known is nil for the -1 of an offset that is not known.
+func known(n *int64) *int64 {
+	if n == nil || *n < 0 {
+		return nil
+	}
+	return n
+}
+
+func plus(a, b *int64) *int64 {
+	if a == nil {
+		return b
+	}
+	if b == nil {
+		return a
+	}
+	n := *a + *b
+	return &n
+}
+
+func (a *app) printStatus(rep statusReport) error {
+	w := tabwriter.NewWriter(a.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "CONNECTOR\tSTATE\tSINCE\tLAG\tPENDING\tIN FLIGHT\tPARKED\tETA\tREASON")
+	for _, c := range rep.Connectors {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", c.Name, c.State, ago(c.Since, a.Now()), number(c.Lag), number(c.Pending),
+			number(c.InFlight), number(c.Parked), eta(c.ETASeconds), dash(c.Reason))
+	}
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("write output: %w", err)
+	}
+	for _, c := range rep.Connectors {
+		for _, p := range c.Partitions {
+			if p.State != "running" && p.State != stateStopped {
+				fmt.Fprintf(a.Stdout, "%s: %s/%d is %s at %s of %s: %s\n", c.Name, p.Topic, p.Partition, p.State, number(p.Mark), number(p.End), dash(p.Reason))
+			}
+		}
+	}
+	return nil
+}
+
+func number(n *int64) string {
+	if n == nil {
+		return "?"
+	}
+	return thousands(*n)
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func eta(s *float64) string {
+	if s == nil {
+		return "-"
+	}
+	return span(time.Duration(*s * float64(time.Second)))
+}
+
+func ago(t *time.Time, now time.Time) string {
+	if t == nil || t.IsZero() {
+		return "-"
+	}
+	return span(now.Sub(*t)) + " ago"
+}
+
+// span is a duration for people: two units at most.
+func span(d time.Duration) string {
+	d = max(d, 0)
+	switch {
+	case d < time.Second:
+		return strconv.FormatInt(d.Milliseconds(), 10) + "ms"
+	case d < time.Minute:
+		return d.Truncate(100 * time.Millisecond).String()
+	case d < 48*time.Hour:
+		return config.Duration(d.Truncate(time.Second)).String()
+	}
+	return fmt.Sprintf("%dd%dh", int(d.Hours())/24, int(d.Hours())%24)
+}
