@@ -60,6 +60,8 @@ type Compiled struct {
 	// that are used if they are configured.
 	Secrets         []string
 	OptionalSecrets []string
+	// Webhooks is how the vendor calls back, nil if it does not. Its secrets are not among Secrets.
+	Webhooks *Webhooks
 
 	auth     auth
 	byEntity map[string][]*Route
@@ -257,6 +259,9 @@ func (p *Profile) compile(o Options, schemas map[string]json.RawMessage) (*Compi
 		}
 		c.Routes = append(c.Routes, rt)
 		c.byEntity[t.entity] = append(c.byEntity[t.entity], rt)
+	}
+	if c.Webhooks, err = r.compileWebhooks(p.webhooks); err != nil {
+		return nil, err
 	}
 	for _, v := range p.vars {
 		if !used[v.name] && len(r.errs) == 0 {

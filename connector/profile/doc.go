@@ -31,6 +31,6 @@
 // # To come
 //
 // The format grows by further kinds of auth (OAuth2, request signing, mTLS), of limits (calendar month) and of
-// bodies (forms), and by batches, probes, webhooks and aggregate routes; each is a further key or a further value,
+// bodies (forms), and by batches, probes and aggregate routes; each is a further key or a further value,
 // so that a file of today stays sound.
 package profile

@@ -60,6 +60,7 @@ type Profile struct {
 	operations   []*operation
 	routes       []*route
 	verdicts     []rule
+	webhooks     *webhooks
 }
 
 type environment struct {
@@ -325,6 +326,7 @@ func (r *reader) profile(n node, p *Profile) {
 			}
 		},
 		"verdicts": func(n node) { p.verdicts = r.verdicts(n) },
+		"webhooks": func(n node) { p.webhooks = r.webhooks(n) },
 	})
 	if p.auth.kind == "" {
 		p.auth.kind = "none"
