@@ -494,6 +494,7 @@ func (c *Connector) checkCredential() (ok bool, why string) {
 		return true, ""
 	}
 	b := deliver.NewBackoff(200 * time.Millisecond)
+	renewed := false
 	for {
 		ex := c.cfg.Sender.Send(c.ctx, &profile.Request{Method: ch.Method, Path: ch.Path, Operation: &profile.Operation{Name: ch.Name, Timeout: ch.Timeout}})
 		if _, bad := errors.AsType[*deliver.CredentialError](ex.Err); bad {
@@ -504,6 +505,10 @@ func (c *Connector) checkCredential() (ok bool, why string) {
 			case profile.CheckGood:
 				return true, ""
 			case profile.CheckBad:
+				if !renewed && c.cfg.Sender.Expired(ex) {
+					renewed = true
+					continue
+				}
 				return false, fmt.Sprintf("the credential check answered %d", ex.Answer.Status)
 			}
 			if ex.Answer.Status < 500 && ex.Answer.Status != http.StatusTooManyRequests {

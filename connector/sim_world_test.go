@@ -553,9 +553,7 @@ func (w *simWorld) start(name string, mapping *profile.Compiled) (*simInstance, 
 		Name: "v", Instance: name, Profile: mapping, Recompile: w.kit.recompile(w.shape), Decoder: w.kit.decoder, Store: &simStoreView{w.store, in},
 		Producer: k, Reader: k, Topics: w.kit.topics, Start: connector.StartOptions{Policy: kafka.StartEarliest},
 		Sender: deliver.NewSender(deliver.SenderConfig{BaseURL: simURL, Connections: w.shape.inFlight, Timeout: simTimeout, Dial: in.dial,
-			Authorize: func(r *http.Request) error {
-				return mapping.Authorize(r, func(string) (string, error) { return "key", nil })
-			}}),
+			Credential: deliver.NewCredential(mapping, func(string) (string, error) { return "key", nil })}),
 		MaxInFlight: w.shape.inFlight, WindowRecords: w.shape.window, ReferenceWait: w.shape.referenceWait, Drain: simDrain,
 		Log: log, Fail: in.point,
 	}

@@ -55,6 +55,7 @@ type work struct {
 	lateUntil  time.Time
 	blamed     bool   // a request of it blamed the credential
 	blamedAt   uint64 // Connector.successes then
+	renewed    bool   // a token was renewed since its last answer that did not blame the credential
 	passes     int    // how often the credential was found good after this record's halt verdict
 	vendorID   string
 	refSince   time.Time // when it began to wait for a reference
@@ -514,6 +515,9 @@ func (c *Connector) judge(t *task, step *profile.Step, gate *gateQueue, pass *de
 	}
 	c.cfg.Observer.Attempted(t.Route.Name, op.Name, attemptOutcome(op, j, ex), a.Status, ex.Took)
 
+	if j.Verdict != profile.Halt {
+		w.renewed = false
+	}
 	unsafe := op.Class == profile.ClassNone && !j.NoEffect
 	switch j.Verdict {
 	case profile.Accept, profile.AcceptPending, profile.Duplicate:
@@ -523,6 +527,11 @@ func (c *Connector) judge(t *task, step *profile.Step, gate *gateQueue, pass *de
 	case profile.Conclude:
 		return next{verdict: verdict{outcome: checkpoint.Ignored, reason: j.Reason, state: c.stepState(t, step, nil)}}, true
 	case profile.Halt:
+		if !w.renewed && ex.Sent == checkpoint.Answered && c.cfg.Sender.Expired(ex) {
+			// Tokens end, revoked or by another clock than ours: once with a fresh one, before anybody is alarmed.
+			w.renewed = true
+			return next{kind: nextRetry, at: now, why: "token", evidence: &a}, true
+		}
 		if w.passes > 0 && ex.Sent == checkpoint.Answered {
 			// The credential was found good after the same answer: it is the record's own.
 			return c.park(t, verdict{cause: checkpoint.CauseRejected, reason: reasonOr(j.Reason, "unauthorized"), guidance: j.Guidance}), true

@@ -6,7 +6,6 @@ import (
 	"errors"
 
 	"log/slog"
-	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"sync"
@@ -124,7 +123,7 @@ func (w *world) start() (c *connector.Connector, stop func() error) {
 	cfg := connector.Config{
 		Name: "v", Instance: "test", Profile: w.profile, Decoder: w.decoder, Store: w.store, Producer: producer, Reader: reader,
 		Sender: deliver.NewSender(deliver.SenderConfig{BaseURL: w.url, Connections: 256, Timeout: 5 * time.Second,
-			Authorize: func(r *http.Request) error { return w.profile.Authorize(r, secret) }}),
+			Credential: deliver.NewCredential(w.profile, secret)}),
 		Topics: w.topics, Start: connector.StartOptions{Policy: kafka.StartEarliest}, Log: slog.New(slog.NewTextHandler(testWriter{w.t}, &slog.HandlerOptions{Level: slog.LevelInfo})),
 		SecretsPrint: w.secret, Drain: 5 * time.Second, CommitEvery: 50 * time.Millisecond,
 		Recompile: func(text []byte) (*profile.Compiled, error) {

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +13,7 @@ import (
 
 	"github.com/weirsync/weir/checkpoint"
 	"github.com/weirsync/weir/connector/config"
+	"github.com/weirsync/weir/connector/deliver"
 	"github.com/weirsync/weir/connector/kafka"
 	"github.com/weirsync/weir/connector/profile"
 	"github.com/weirsync/weir/schema"
@@ -223,7 +222,13 @@ func (k *checker) profile(c *contract, name string, conn *config.Connector) *pro
 			k.fail(exitYours, check, fmt.Sprintf("add connectors.%s.secrets.%s: ${env:NAME} or ${file:/path}", name, s), "the profile needs the secret %s", s)
 		}
 	}
-	for s := range conn.Secrets {
+	for _, s := range slices.Sorted(maps.Keys(conn.Secrets)) {
+		// What cannot be read is reported with the secrets.
+		if v, err := conn.Secrets[s].Value(); err == nil {
+			if err := p.CheckSecret(s, v); err != nil {
+				k.fail(exitYours, check, "put a key of environment "+p.Environment+" there, or correct connectors."+name+".environment", "%s", err)
+			}
+		}
 		if !slices.Contains(p.Secrets, s) && !slices.Contains(p.OptionalSecrets, s) {
 			k.warn(check, "remove it, or correct its name; the profile knows "+strings.Join(append(slices.Clone(p.Secrets), p.OptionalSecrets...), ", "), "the profile uses no secret %s", s)
 		}
@@ -312,8 +317,19 @@ func (k *checker) credential(ctx context.Context, name string, conn *config.Conn
 			return // reported with the secrets
 		}
 	}
-	result, status, err := askVendor(ctx, p, p.Credential, secretOf(conn))
+	roots, err := conn.Roots()
+	if err != nil {
+		k.fail(exitYours, check, "connectors."+name+".tls.ca names a file with certificates in PEM form", "%s", err)
+		return
+	}
+	sender := deliver.NewSender(deliver.SenderConfig{BaseURL: p.BaseURL, Connections: 1, Timeout: p.Credential.Timeout,
+		Credential: deliver.NewCredential(p, secretOf(conn)), Proxy: conn.Proxy, Roots: roots})
+	defer sender.Close()
+	result, status, err := askVendor(ctx, p.Credential, sender)
+	_, refused := errors.AsType[*deliver.CredentialError](err)
 	switch {
+	case refused:
+		k.fail(exitYours, check, "is it of this environment ("+conn.Environment+"), and not revoked?", "%s", err)
 	case err != nil:
 		k.fail(exitEnv, check, "is base_url right, and can this machine reach it?", "%s", err)
 	case result == profile.CheckGood:
@@ -326,27 +342,12 @@ func (k *checker) credential(ctx context.Context, name string, conn *config.Conn
 }
 
 // askVendor sends a check of a profile once. Its errors show no secret.
-func askVendor(ctx context.Context, p *profile.Compiled, c *profile.Check, secret func(string) (string, error)) (profile.CheckResult, int, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, c.Method, p.URL(c.Path), nil)
-	if err != nil {
-		return "", 0, err
+func askVendor(ctx context.Context, c *profile.Check, sender *deliver.Sender) (profile.CheckResult, int, error) {
+	ex := sender.Send(ctx, &profile.Request{Method: c.Method, Path: c.Path})
+	if ex.Sent != checkpoint.Answered {
+		return "", 0, ex.Err
 	}
-	if c.Auth {
-		if err := p.Authorize(req, secret); err != nil {
-			return "", 0, err
-		}
-	}
-	// A redirect would carry the credential to another host.
-	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	resp, err := client.Do(req)
-	if err != nil {
-		return "", 0, err
-	}
-	defer resp.Body.Close()
-	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<20)) // only the status counts
-	return c.Judge(resp.StatusCode), resp.StatusCode, nil
+	return c.Judge(ex.Answer.Status), ex.Answer.Status, nil
 }
 
 // store opens the store as a reader, so that a running weir is no hindrance.

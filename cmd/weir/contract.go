@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 
 	"github.com/weirsync/weir/connector/config"
@@ -98,6 +99,7 @@ func (c *contract) compile(name string, k *config.Connector, limitScale float64)
 	}
 	compiled, err := p.Compile(profile.Options{
 		Connector: name, Environment: k.Environment, BaseURL: k.BaseURL, Vars: k.Vars, LimitScale: limitScale, Schemas: c.set,
+		Secrets: slices.Collect(maps.Keys(k.Secrets)),
 	})
 	if err != nil {
 		return nil, yours("connector "+name, err, "")

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"net/http"
 	"slices"
 	"time"
 
@@ -50,11 +49,15 @@ func runConnector(ctx context.Context, r connectorRun) error {
 	defer reader.Close()
 
 	secret := secretOf(r.Config)
+	roots, err := r.Config.Roots()
+	if err != nil {
+		return yours("connector "+r.Name, err, "")
+	}
 	sender := deliver.NewSender(deliver.SenderConfig{
 		BaseURL: r.Profile.BaseURL, Connections: r.Config.Delivery.MaxInFlight, Timeout: time.Duration(r.Config.Delivery.RequestTimeout),
-		UserAgent: "weir/" + readBuild().Version,
-		Authorize: func(req *http.Request) error { return r.Profile.Authorize(req, secret) },
-		Sending:   func() { failpoint.Hit("sent") },
+		UserAgent:  "weir/" + readBuild().Version,
+		Credential: deliver.NewCredential(r.Profile, secret), Proxy: r.Config.Proxy, Roots: roots,
+		Sending: func() { failpoint.Hit("sent") },
 	})
 	routes := make(map[string][]string)
 	for topic, entity := range r.Topics {

@@ -2,6 +2,8 @@ package config
 
 import (
 	"cmp"
+	"crypto/x509"
+	"fmt"
 	"maps"
 	"net"
 	"net/url"
@@ -111,6 +113,8 @@ type Connector struct {
 	Profile     string            `yaml:"profile" required:"true" desc:"Name of a built-in vendor profile, or the path of a profile file (with a slash or ending in .yaml)."`
 	Environment string            `yaml:"environment" default:"sandbox" pattern:"^[a-z][a-z0-9_-]{0,62}$" desc:"Environment of the profile, such as sandbox or production."`
 	BaseURL     string            `yaml:"base_url,omitempty" desc:"Overrides the environment's base URL."`
+	Proxy       string            `yaml:"proxy,omitempty" desc:"URL of the proxy that all requests to the vendor go through; none goes straight. If absent, the one that HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment name, which never counts for a loopback address."`
+	TLS         *VendorTLS        `yaml:"tls,omitempty" desc:"TLS to the vendor."`
 	Start       Start             `yaml:"start,omitempty" desc:"Where a topic is read from when neither group nor store knows: earliest, latest or an RFC 3339 time. Must be set in production; elsewhere earliest if absent."`
 	Secrets     map[string]Secret `yaml:"secrets,omitempty" desc:"Credentials that the profile names, each by reference." keypattern:"^[A-Za-z_][A-Za-z0-9_]*$" keydesc:"a name of letters, digits and _"`
 	Vars        map[string]string `yaml:"vars,omitempty" desc:"Values that the profile names." keypattern:"^[A-Za-z_][A-Za-z0-9_]*$" keydesc:"a name of letters, digits and _"`
@@ -118,6 +122,31 @@ type Connector struct {
 	Delivery    Delivery          `yaml:"delivery,omitempty" desc:"Bounds of sending; a missing key means that of the file's delivery."`
 	Window      Window            `yaml:"window,omitempty" desc:"Look-ahead; a missing key means that of the file's window."`
 }
+
+// VendorTLS is how a vendor's server proves who it is. What we show to it are secrets that the profile names.
+type VendorTLS struct {
+	CA string `yaml:"ca" kind:"path" required:"true" desc:"File with the certificate authorities, in PEM form, that the vendor's certificate must come from; the system's count no more."`
+}
+
+// Roots are the certificate authorities that the vendor's certificate must come from, nil for those of the system. The
+// file is read now.
+func (c *Connector) Roots() (*x509.CertPool, error) {
+	if c.TLS == nil {
+		return nil, nil
+	}
+	text, err := readBounded(c.TLS.CA, fileBytesMax)
+	if err != nil {
+		return nil, fmt.Errorf("tls.ca: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("tls.ca: %s holds no certificate in PEM form", c.TLS.CA)
+	}
+	return pool, nil
+}
+
+// NoProxy is the value of Connector.Proxy that goes straight, whatever the environment says.
+const NoProxy = "none"
 
 // ProfileFile is the path of the connector's profile file, "" if the profile is a built-in one.
 func (c *Connector) ProfileFile() string {
@@ -215,6 +244,9 @@ func (c *Config) resolve(dir string) {
 		if isProfileFile(k.Profile) {
 			abs(&k.Profile)
 		}
+		if k.TLS != nil {
+			abs(&k.TLS.CA)
+		}
 	}
 }
 
@@ -243,6 +275,10 @@ func (c *Config) WithDefaults() *Config {
 		fillDefaults(&e)
 		if e.Start.IsZero() && e.Environment != production {
 			e.Start = Start{Earliest: true}
+		}
+		if k.TLS != nil {
+			t := *k.TLS
+			e.TLS = &t
 		}
 		e.Secrets = maps.Clone(k.Secrets)
 		e.Vars = maps.Clone(k.Vars)
@@ -293,6 +329,9 @@ func (c *Config) problems() []Problem {
 func (k *Connector) problems(v *validator, path string) {
 	if k.BaseURL != "" {
 		v.url(join(path, "base_url"), k.BaseURL, "use a URL such as https://api.example.com")
+	}
+	if k.Proxy != "" && k.Proxy != NoProxy {
+		v.url(join(path, "proxy"), k.Proxy, "use a URL such as http://proxy:3128, or none")
 	}
 	if k.Start.IsZero() {
 		v.add(join(path, "start"), "missing: in production the start must be chosen",

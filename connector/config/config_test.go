@@ -2,10 +2,12 @@ package config
 
 import (
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -394,5 +396,46 @@ func TestWithDefaultsCopies(t *testing.T) {
 	d.Kafka.Brokers[0] = "b:1"
 	if err := d.Validate(); err != nil {
 		t.Errorf("Validate of a good config = %v", err)
+	}
+}
+
+// TestVendorTransport: proxy and certificate authorities of a vendor are strict, and the path of the file is relative
+// to the config's.
+func TestVendorTransport(t *testing.T) {
+	dir := t.TempDir()
+	parse := func(keys string) (*Config, error) {
+		return Parse(filepath.Join(dir, "weir.yaml"), []byte("kafka: {brokers: [localhost:9092]}\nconnectors:\n  acme:\n    profile: plain\n"+keys), os.Getenv)
+	}
+	for keys, want := range map[string]string{
+		"    proxy: proxy:3128\n":                "5:5: connectors.acme.proxy",
+		"    proxy: http://u:topsecret@proxy/\n": "5:5: connectors.acme.proxy: the URL holds a user or password",
+		"    tls: {}\n":                          "connectors.acme.tls.ca: missing",
+		"    tls: {ca: x, cert: y}\n":            "cert",
+	} {
+		if _, err := parse(keys); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "topsecret") {
+			t.Errorf("%q: error %v, want %q", keys, err, want)
+		}
+	}
+	for _, proxy := range []string{"none", "https://proxy.example:3128"} {
+		if c, err := parse("    proxy: " + proxy + "\n"); err != nil || c.Connectors["acme"].Proxy != proxy {
+			t.Errorf("proxy %s: %v", proxy, err)
+		}
+	}
+	c, err := parse("    tls: {ca: ca.pem}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Connectors["acme"].Roots(); err == nil || !strings.Contains(err.Error(), filepath.Join(dir, "ca.pem")) {
+		t.Errorf("a missing file: %v", err)
+	}
+	srv := httptest.NewTLSServer(nil)
+	srv.Close()
+	for text, good := range map[string]bool{"no certificate": false, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})): true} {
+		if err := os.WriteFile(filepath.Join(dir, "ca.pem"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if pool, err := c.Connectors["acme"].Roots(); (err == nil) != good || good && pool == nil {
+			t.Errorf("a file with %.20q: %v", text, err)
+		}
 	}
 }

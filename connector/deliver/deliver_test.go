@@ -99,7 +99,8 @@ func TestSendSaysHowFarItGot(t *testing.T) {
 		}
 	})
 	t.Run("no credential", func(t *testing.T) {
-		s := NewSender(SenderConfig{BaseURL: "http://127.0.0.1:1", Authorize: func(*http.Request) error { return errors.New("file is gone") }})
+		s := NewSender(SenderConfig{BaseURL: "http://127.0.0.1:1", Credential: credential(t, "{kind: bearer, secret: api_key}", nil)})
+		defer s.Close()
 		_, r := request("")
 		ex := s.Send(context.Background(), r)
 		if _, ok := errors.AsType[*CredentialError](ex.Err); !ok || ex.Sent != checkpoint.NotSent {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/net/http/httpproxy"
 
 	"github.com/weirsync/weir/checkpoint"
 	"github.com/weirsync/weir/connector/profile"
@@ -33,6 +36,8 @@ type Exchange struct {
 	Err  error
 	At   time.Time
 	Took time.Duration
+
+	token uint64 // the number of the token that it carried, 0 if none
 }
 
 // SenderConfig configures a Sender.
@@ -44,10 +49,14 @@ type SenderConfig struct {
 	// Timeout of one exchange, from the first byte of the connection to the last of the answer. Default 10 s. An
 	// operation's own timeout wins.
 	Timeout time.Duration
-	// Authorize puts the credential on a request.
-	Authorize func(*http.Request) error
-	UserAgent string
-	TLS       *tls.Config
+	// Credential goes with each request, nil-able. It becomes the Sender's, which closes it.
+	Credential *Credential
+	UserAgent  string
+	// Proxy is the URL of the proxy that all requests go through; "none" goes straight. "" takes the one that the
+	// environment names (HTTPS_PROXY, HTTP_PROXY, NO_PROXY), which never counts for a loopback address.
+	Proxy string
+	// Roots are the certificate authorities that the vendor's certificate must come from, nil for the system's.
+	Roots *x509.CertPool
 	// Sending is called when the whole request is on the wire, nil-able: crash tests stop the process there.
 	Sending func()
 	// Dial replaces the dialer in tests.
@@ -73,10 +82,19 @@ func NewSender(cfg SenderConfig) *Sender {
 	if dial == nil {
 		dial = (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext
 	}
+	secure := &tls.Config{RootCAs: cfg.Roots}
+	if cfg.Credential != nil {
+		secure.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			if c, err := cfg.Credential.certificate(); c != nil || err != nil {
+				return c, err
+			}
+			return &tls.Certificate{}, nil // none
+		}
+	}
 	tr := &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
+		Proxy:                 proxyOf(cfg.Proxy),
 		DialContext:           dial,
-		TLSClientConfig:       cfg.TLS,
+		TLSClientConfig:       secure,
 		ForceAttemptHTTP2:     true,
 		MaxIdleConns:          cfg.Connections,
 		MaxIdleConnsPerHost:   cfg.Connections,
@@ -89,7 +107,7 @@ func NewSender(cfg SenderConfig) *Sender {
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression:     true,
 	}
-	return &Sender{
+	s := &Sender{
 		cfg:  cfg,
 		base: strings.TrimRight(cfg.BaseURL, "/"),
 		client: &http.Client{
@@ -98,10 +116,39 @@ func NewSender(cfg SenderConfig) *Sender {
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}
+	if cfg.Credential != nil {
+		cfg.Credential.client = s.client
+	}
+	return s
 }
 
-// Close closes idle connections.
-func (s *Sender) Close() { s.client.CloseIdleConnections() }
+// proxyOf chooses the proxy of a request.
+func proxyOf(proxy string) func(*http.Request) (*url.URL, error) {
+	switch proxy {
+	case "none":
+		return nil
+	case "":
+		// Asked now, not at the first request of the process as http.ProxyFromEnvironment does. Loopback addresses
+		// go straight: golang.org/x/net/http/httpproxy, Config.ProxyFunc.
+		f := httpproxy.FromEnvironment().ProxyFunc()
+		return func(r *http.Request) (*url.URL, error) { return f(r.URL) }
+	}
+	return func(*http.Request) (*url.URL, error) { return url.Parse(proxy) }
+}
+
+// Close ends what the Sender does on its own, and closes idle connections.
+func (s *Sender) Close() {
+	if s.cfg.Credential != nil {
+		s.cfg.Credential.close()
+	}
+	s.client.CloseIdleConnections()
+}
+
+// Expired is told that the vendor says of an exchange that its credential has expired. It reports whether the next
+// request carries another one: only then is a repeat worth it.
+func (s *Sender) Expired(ex Exchange) bool {
+	return s.cfg.Credential != nil && s.cfg.Credential.expire(ex.token)
+}
 
 // Send makes one exchange. It ends when ctx ends, at the latest after the timeout.
 //
@@ -141,9 +188,9 @@ func (s *Sender) Send(ctx context.Context, r *profile.Request) Exchange {
 	if s.cfg.UserAgent != "" {
 		req.Header.Set("User-Agent", s.cfg.UserAgent)
 	}
-	if s.cfg.Authorize != nil {
-		if err := s.cfg.Authorize(req); err != nil {
-			ex.Err = &CredentialError{Err: err}
+	if s.cfg.Credential != nil {
+		if ex.token, err = s.cfg.Credential.authorize(req, r.Body); err != nil {
+			ex.Err = err
 			return ex
 		}
 	}
@@ -180,9 +227,3 @@ func plain(err error) error {
 	}
 	return err
 }
-
-// A CredentialError says that a request had no credential to carry: the secret could not be read.
-type CredentialError struct{ Err error }
-
-func (e *CredentialError) Error() string { return "credential: " + e.Err.Error() }
-func (e *CredentialError) Unwrap() error { return e.Err }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -34,6 +33,9 @@ type Options struct {
 	LimitScale float64
 	// Schemas is what the mappings are checked against: the current version of each entity.
 	Schemas *schema.Set
+	// Secrets names the secrets that the connector configures. A profile that knows several ways to log in uses the
+	// first for which all are there.
+	Secrets []string
 }
 
 // Compiled is a profile that is ready to map events. It is read only and safe for concurrent use.
@@ -64,6 +66,7 @@ type Compiled struct {
 	Webhooks *Webhooks
 
 	auth     auth
+	prefixes []secretPrefixes
 	byEntity map[string][]*Route
 }
 
@@ -220,7 +223,7 @@ func CompileText(text []byte, o Options) (*Compiled, error) {
 }
 
 func (p *Profile) compile(o Options, schemas map[string]json.RawMessage) (*Compiled, error) {
-	c := &Compiled{Vendor: p.Name, Connector: o.Connector, Operations: map[string]*Operation{}, byEntity: map[string][]*Route{}, auth: p.auth}
+	c := &Compiled{Vendor: p.Name, Connector: o.Connector, Operations: map[string]*Operation{}, byEntity: map[string][]*Route{}, auth: p.chooseAuth(o.Secrets)}
 	if o.Connector == "" {
 		return nil, fmt.Errorf("profile %s: compile: the connector has no name", p.Name)
 	}
@@ -273,13 +276,7 @@ func (p *Profile) compile(o Options, schemas map[string]json.RawMessage) (*Compi
 		return nil, r.errs
 	}
 	c.Credential, c.Health = p.credential, p.health
-	if p.auth.secret != "" {
-		if p.auth.optional {
-			c.OptionalSecrets = []string{p.auth.secret}
-		} else {
-			c.Secrets = []string{p.auth.secret}
-		}
-	}
+	p.listSecrets(c)
 	m := mappingText{Format: textFormat, Vendor: p.Name, Profile: string(p.text), Vars: map[string]string{}, Schemas: schemas}
 	for _, v := range p.vars {
 		if s, ok := o.Vars[v.name]; ok {
@@ -307,11 +304,11 @@ func (p *Profile) chooseEnvironment(c *Compiled, o Options) error {
 	}
 	switch i := slices.Index(names, o.Environment); {
 	case i >= 0:
-		c.Environment, c.BaseURL = names[i], p.environments[i].baseURL
+		c.Environment, c.BaseURL, c.prefixes = names[i], p.environments[i].baseURL, p.environments[i].prefixes
 	case o.Environment != "":
 		return fmt.Errorf("profile %s: no environment is named %q; it has %s", p.Name, clip(o.Environment), strings.Join(names, ", "))
 	case len(names) == 1:
-		c.Environment, c.BaseURL = names[0], p.environments[0].baseURL
+		c.Environment, c.BaseURL, c.prefixes = names[0], p.environments[0].baseURL, p.environments[0].prefixes
 	case o.BaseURL == "":
 		return fmt.Errorf("profile %s: the connector names no environment; choose one of %s", p.Name, strings.Join(names, ", "))
 	}
@@ -746,40 +743,6 @@ func parsePath(path string) ([]segment, error) {
 		rest = tail
 	}
 	return out, nil
-}
-
-// Authorize adds the credential to a request. secret answers the value of a configured secret by its name, or an
-// error that is [ErrNoSecret]. No error of Authorize shows a secret (promise 9).
-func (c *Compiled) Authorize(req *http.Request, secret func(name string) (string, error)) error {
-	if c.auth.kind == "none" {
-		return nil
-	}
-	v, err := secret(c.auth.secret)
-	switch {
-	case err != nil && c.auth.optional && errors.Is(err, ErrNoSecret):
-		return nil
-	case err != nil:
-		return fmt.Errorf("authorize a request to %s: secret %s: %w", c.Vendor, c.auth.secret, err)
-	case v == "" && c.auth.optional:
-		return nil
-	case v == "":
-		return fmt.Errorf("authorize a request to %s: secret %s is empty", c.Vendor, c.auth.secret)
-	}
-	for i := range len(v) {
-		if v[i] < 0x20 || v[i] == 0x7f {
-			return fmt.Errorf("authorize a request to %s: secret %s holds a control character, a line break at its end perhaps", c.Vendor, c.auth.secret)
-		}
-	}
-	switch c.auth.kind {
-	case "bearer":
-		req.Header.Set("Authorization", "Bearer "+v)
-	case "header":
-		if c.auth.prefix != "" {
-			v = c.auth.prefix + " " + v
-		}
-		req.Header.Set(c.auth.header, v)
-	}
-	return nil
 }
 
 // URL is the absolute address of a built request or a check.

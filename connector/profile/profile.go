@@ -52,7 +52,7 @@ type Profile struct {
 	file         string
 	text         []byte
 	environments []environment
-	auth         auth
+	auths        []auth // alternatives: the first whose secrets are configured counts
 	credential   *Check
 	health       *Check
 	limits       []*Limit
@@ -64,17 +64,9 @@ type Profile struct {
 }
 
 type environment struct {
-	name    string
-	baseURL string
-}
-
-// auth says how a request proves who sends it. OAuth2, request signing and mTLS are further kinds.
-type auth struct {
-	kind     string // bearer, header, none
-	header   string
-	prefix   string
-	secret   string
-	optional bool
+	name     string
+	baseURL  string
+	prefixes []secretPrefixes
 }
 
 // A variable is a config value that mappings read as vars.<name>.
@@ -302,7 +294,7 @@ func (r *reader) profile(n node, p *Profile) {
 				p.environments = append(p.environments, r.environment(e))
 			}
 		},
-		"auth":             func(n node) { p.auth = r.auth(n) },
+		"auth":             func(n node) { p.auths = r.auths(n) },
 		"credential_check": func(n node) { p.credential = r.check(n, "credential_check", true) },
 		"health":           func(n node) { p.health = r.check(n, "health", false) },
 		"limits": func(n node) {
@@ -328,8 +320,8 @@ func (r *reader) profile(n node, p *Profile) {
 		"verdicts": func(n node) { p.verdicts = r.verdicts(n) },
 		"webhooks": func(n node) { p.webhooks = r.webhooks(n) },
 	})
-	if p.auth.kind == "" {
-		p.auth.kind = "none"
+	if p.auths == nil {
+		p.auths = []auth{{kind: authNone}}
 	}
 	if len(r.errs) > 0 {
 		return
@@ -355,6 +347,7 @@ func (r *reader) environment(e entry) environment {
 				r.errorf(n, "for example https://api.example.com", "%v", err)
 			}
 		},
+		"secret_prefixes": func(n node) { env.prefixes = r.secretPrefixes(n) },
 	})
 	r.need(e.value, env.baseURL != "", "base_url", "")
 	return env
@@ -374,33 +367,6 @@ func checkBaseURL(s string) error {
 		return errors.New("a base URL holds no credentials; they are secrets of the connector")
 	}
 	return nil
-}
-
-func (r *reader) auth(n node) auth {
-	var a auth
-	r.fields(n, map[string]func(node){
-		"kind":     func(n node) { a.kind = r.oneOf(n, "bearer", "header", "none") },
-		"secret":   func(n node) { a.secret = r.word(n) },
-		"optional": func(n node) { a.optional = r.boolean(n) },
-		"header":   func(n node) { a.header = r.headerName(n) },
-		"prefix":   func(n node) { a.prefix = r.text(n) },
-	})
-	r.need(n, a.kind != "", "kind", "kind: bearer, header or none")
-	switch a.kind {
-	case "bearer", "header":
-		r.need(n, a.secret != "", "secret", "the name of the secret in the connector's secrets, for example api_key")
-		if (a.kind == "header") != (a.header != "") {
-			r.errorf(n, "", "kind header needs the key header, and only that kind has it")
-		}
-		if a.kind != "header" && a.prefix != "" {
-			r.errorf(n, "", "only kind header has a prefix")
-		}
-	case "none":
-		if a.secret != "" || a.header != "" || a.prefix != "" || a.optional {
-			r.errorf(n, "", "kind none has no other keys")
-		}
-	}
-	return a
 }
 
 func (r *reader) headerName(n node) string {

@@ -220,7 +220,7 @@ func TestAuthorize(t *testing.T) {
 		{"optional broken", plain, give("", broken), "Authorization", "", "file unreadable"},
 	} {
 		req, _ := http.NewRequest(http.MethodPost, "http://localhost/", nil)
-		err := tc.c.Authorize(req, tc.secret)
+		err := tc.c.Authorize(req, nil, at, tc.secret)
 		if (err == nil) != (tc.err == "") || err != nil && !strings.Contains(err.Error(), tc.err) {
 			t.Errorf("%s: error %v, want %q", tc.name, err, tc.err)
 		}
