@@ -142,6 +142,9 @@ type Attempt struct {
 	Guidance string        `json:"guidance,omitempty"` // what a person should do, from the profile
 }
 
+// VerdictWebhook is the verdict of an Evidence that a vendor's webhook brought: no request of ours, but its confirmation.
+const VerdictWebhook = "webhook"
+
 // A Step is one request of a plan.
 type Step struct {
 	Step      string `json:"step"`
@@ -458,6 +461,13 @@ type Audit struct {
 	Detail    string
 }
 
+// A Nonce is the id of a webhook event that was taken: its fact is in Kafka.
+type Nonce struct {
+	Connector string
+	ID        string
+	Until     time.Time // it may be forgotten after that
+}
+
 // A ParkedQuery selects entries of the parked index; zero fields select all.
 type ParkedQuery struct {
 	Connector string
@@ -540,6 +550,12 @@ type Store interface {
 	// or closed meanwhile stays as it is; of a record that was never parked there is none: that is ErrNotFound, and
 	// nothing of the call is kept.
 	ReleaseParked(ctx context.Context, ps []Position, generation uint32, a Audit) error
+
+	// SaveNonces keeps ids of webhook events. Those whose time has passed are forgotten with it, a bounded number at
+	// a time, and the oldest ones beyond a bound of the store's. Of an id that is kept already the later Until counts.
+	SaveNonces(ctx context.Context, ns []Nonce) error
+	// HasNonce reports whether an id is kept for the connector and its time has not passed.
+	HasNonce(ctx context.Context, connector, id string) (bool, error)
 
 	// SaveMapping keeps the text behind a mapping version; Mapping returns it or ErrNotFound. Another text for a
 	// version that is known is refused.

@@ -61,6 +61,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Open) {
 		{"ParkedKeepsEveryField", testParkedKeepsEveryField},
 		{"ParkedQueries", testParkedQueries},
 		{"ReleaseParked", testReleaseParked},
+		{"Nonces", testNonces},
 		{"Mappings", testMappings},
 		{"FindByEachID", testFindByEachID},
 		{"FindOpen", testFindOpen},

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/weirsync/weir/checkpoint"
 )
@@ -904,6 +905,51 @@ func testReleaseParked(b *bundle) {
 	as, err := b.Audits(b.ctx, 0)
 	b.must("audits", err)
 	equal(b, "audits: refused releases are not there", as, []checkpoint.Audit{{At: at(3), Actor: "late", Action: "release"}, {At: at(2), Actor: "ann", Action: "release"}, {At: at(1), Actor: "ann", Action: "release", Reason: "fixed"}})
+}
+
+func testNonces(b *bundle) {
+	has := func(connector, id string) bool {
+		b.Helper()
+		found, err := b.HasNonce(b.ctx, connector, id)
+		b.must("look up", err)
+		return found
+	}
+	if has("pushcash", "a") {
+		b.Error("an id is there that was never saved")
+	}
+	// The store's clock is the real one.
+	now := time.Now()
+	b.must("save", b.SaveNonces(b.ctx, nil))
+	b.must("save", b.SaveNonces(b.ctx, []checkpoint.Nonce{
+		{Connector: "pushcash", ID: "a", Until: now.Add(time.Hour)},
+		{Connector: "pushcash", ID: "past", Until: now.Add(-time.Hour)},
+		{Connector: "pushcash", ID: "longer", Until: now.Add(-time.Minute)},
+	}))
+	b.must("save again", b.SaveNonces(b.ctx, []checkpoint.Nonce{
+		{Connector: "pushcash", ID: "a", Until: now.Add(-time.Hour)}, // the later time counts
+		{Connector: "pushcash", ID: "longer", Until: now.Add(time.Hour)},
+	}))
+	b.reopen()
+	for id, want := range map[string]bool{"a": true, "past": false, "longer": true, "b": false, "": false} {
+		if has("pushcash", id) != want {
+			b.Errorf("%q is kept: %t, want %t", id, !want, want)
+		}
+	}
+	if has("other", "a") {
+		b.Error("an id of one connector is kept for another")
+	}
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			if err := b.SaveNonces(b.ctx, []checkpoint.Nonce{{Connector: "pushcash", ID: "same", Until: now.Add(time.Hour)}, {Connector: "pushcash", ID: fmt.Sprint(i), Until: now.Add(time.Hour)}}); err != nil {
+				b.Errorf("save at once: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	if !has("pushcash", "same") || !has("pushcash", "19") {
+		b.Error("an id that was saved at once with others is not kept")
+	}
 }
 
 func testMappings(b *bundle) {

@@ -1020,6 +1020,35 @@ func (s *Store) SaveStatus(ctx context.Context, st checkpoint.Status) error {
 	})
 }
 
+// noncesForgottenMax bounds what one SaveNonces removes: far more than it adds, so that what has piled up shrinks.
+const noncesForgottenMax = 1000
+
+// SaveNonces keeps ids of webhook events.
+func (s *Store) SaveNonces(ctx context.Context, ns []checkpoint.Nonce) error {
+	return s.submit(ctx, "save webhook events", len(ns), func(w *writer) error {
+		for i := range ns {
+			if _, err := w.exec("INSERT INTO nonces (connector, id, until) VALUES (?, ?, ?) ON CONFLICT (connector, id) DO UPDATE SET until = max(until, excluded.until)",
+				ns[i].Connector, ns[i].ID, ns[i].Until.UnixMilli()); err != nil {
+				return err
+			}
+		}
+		if _, err := w.exec("DELETE FROM nonces WHERE seq IN (SELECT seq FROM nonces WHERE until < ? ORDER BY until LIMIT ?)", w.now().UnixMilli(), int64(noncesForgottenMax)); err != nil {
+			return err
+		}
+		_, err := w.exec("DELETE FROM nonces WHERE seq <= (SELECT max(seq) FROM nonces) - ?", s.opts.NoncesMax)
+		return err
+	})
+}
+
+// HasNonce reports whether an id is kept.
+func (s *Store) HasNonce(ctx context.Context, connector, id string) (found bool, err error) {
+	err = s.read(ctx, "look up a webhook event", func(c *conn) (err error) {
+		found, err = c.one("SELECT 1 FROM nonces WHERE connector = ? AND id = ? AND until >= ?", make([]driver.Value, 1), connector, id, s.opts.Now().UnixMilli())
+		return err
+	})
+	return found, err
+}
+
 // ReleaseParked marks open entries as released.
 func (s *Store) ReleaseParked(ctx context.Context, ps []checkpoint.Position, generation uint32, a checkpoint.Audit) error {
 	const doing = "release parked records"

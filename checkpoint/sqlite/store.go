@@ -78,7 +78,9 @@ type Options struct {
 	// LogBytes is the length in bytes from which the write-ahead log starts again, 0: 32 MiB. A long read holds it
 	// up: the log grows meanwhile, and is cut to twice this when it starts again.
 	LogBytes int64
-	Hooks    Hooks
+	// NoncesMax bounds the webhook events that are remembered, 0: 1,000,000, some 100 MB. The oldest are forgotten.
+	NoncesMax int64
+	Hooks     Hooks
 	// Now is the clock, nil: time.Now.
 	Now func() time.Time
 }
@@ -87,6 +89,8 @@ const (
 	lingerDefault       = time.Millisecond
 	batchRowsMaxDefault = 4096
 	busyTimeoutDefault  = 5 * time.Second
+
+	noncesMaxDefault = 1_000_000
 
 	// applicationID is "WEIR" in the file's header: it tells a store from other SQLite databases.
 	applicationID = 0x57454952
@@ -155,6 +159,9 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 	}
 	if o.LogBytes <= 0 {
 		o.LogBytes = logBytesDefault
+	}
+	if o.NoncesMax <= 0 {
+		o.NoncesMax = noncesMaxDefault
 	}
 	if o.Now == nil {
 		o.Now = time.Now
