@@ -17,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/weirsync/weir/connector/kafka"
 	"github.com/weirsync/weir/connector/verify"
 	"github.com/weirsync/weir/integration_test/harness"
 	"github.com/weirsync/weir/schema"
@@ -446,10 +447,28 @@ func (b *box) copies(topic string) []*kgo.Record {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.t.Context(), boxWait)
 	defer cancel()
-	src := &kafkaSource{admin: b.admin, open: opener(b.cluster)}
-	var out []*kgo.Record
-	if err := src.each(ctx, topic, func(r *kgo.Record) error { out = append(out, r); return nil }); err != nil {
+	ends, err := b.admin.ListEndOffsets(ctx, topic)
+	if err := errors.Join(err, ends.Error()); err != nil {
 		b.t.Fatalf("read topic %s: %v", topic, err)
 	}
+	r, err := kafka.NewReader(kafka.Config{Brokers: b.cluster.Brokers()})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer r.Close()
+	var out []*kgo.Record
+	ends.Each(func(o kadm.ListedOffset) {
+		err := r.Scan(ctx, kafka.TP{Topic: topic, Partition: o.Partition}, 0, o.Offset, func(r *kafka.Record) error {
+			k := &kgo.Record{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Key: r.Key, Value: r.Value}
+			for _, h := range r.Headers {
+				k.Headers = append(k.Headers, kgo.RecordHeader{Key: h.Key, Value: h.Value})
+			}
+			out = append(out, k)
+			return nil
+		})
+		if err != nil {
+			b.t.Fatalf("read topic %s: %v", topic, err)
+		}
+	})
 	return out
 }

@@ -69,7 +69,8 @@ func runConnector(ctx context.Context, r connectorRun) error {
 		Name: r.Name, Instance: r.Instance, Profile: r.Profile, Decoder: r.Decoder, Store: r.Store, Producer: producer, Reader: reader, Sender: sender,
 		Topics: r.Topics, Start: startOptions(r, admin),
 		MaxInFlight: r.Config.Delivery.MaxInFlight, AttemptsMax: r.Config.Delivery.AttemptsMax, ElapsedMax: time.Duration(r.Config.Delivery.ElapsedMax),
-		Drain: time.Duration(r.Config.Delivery.DrainTimeout), WindowRecords: r.Config.Window.Records, WindowBytes: int64(r.Config.Window.Bytes),
+		ReferenceWait: time.Duration(r.Config.Delivery.ReferenceWait),
+		Drain:         time.Duration(r.Config.Delivery.DrainTimeout), WindowRecords: r.Config.Window.Records, WindowBytes: int64(r.Config.Window.Bytes),
 		Log: r.Log, Observer: metrics.New(r.Registry, r.Profile.Vendor, routes), Fail: failpoint.Hit,
 		SecretsPrint: func() string {
 			h := sha256.New()

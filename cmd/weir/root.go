@@ -63,6 +63,7 @@ or registry not reachable or not permitted. Precedence of settings: flag, enviro
 		newTraceCommand(a),
 		newParkedCommand(a),
 		newPublishCommand(a),
+		newVerifyCommand(a),
 		newSandboxCommand(a),
 		newSchemaCommand(a),
 		newConfigCommand(a),

@@ -36,7 +36,7 @@ type Kafka struct {
 	Brokers  []string `yaml:"brokers" required:"true" desc:"Bootstrap servers, host:port."`
 	ClientID string   `yaml:"client_id" default:"weir" pattern:"^[A-Za-z0-9._-]{1,249}$" desc:"Client id that brokers see in their logs and quotas."`
 	// SessionTimeout is how long a killed process keeps its partitions: its successor waits that long.
-	SessionTimeout Duration `yaml:"session_timeout" default:"10s" min:"6s" max:"5m" desc:"Time after which a process that died without a word loses its partitions; its successor waits that long. Brokers allow 6 s or more by default."`
+	SessionTimeout Duration `yaml:"session_timeout" default:"10s" min:"1s" max:"5m" desc:"Time after which a process that died without a word loses its partitions; its successor waits that long. Brokers refuse less than their group.min.session.timeout.ms, 6 s by default."`
 	TLS            *TLS     `yaml:"tls,omitempty" desc:"TLS to the brokers; {} uses the system's certificate authorities."`
 	SASL           *SASL    `yaml:"sasl,omitempty" desc:"How to log in."`
 }
@@ -98,6 +98,7 @@ type Delivery struct {
 	MaxInFlight    int      `yaml:"max_in_flight,omitempty" default:"256" min:"1" max:"10000" desc:"Requests of one connector that may be on the wire at once."`
 	AttemptsMax    int      `yaml:"attempts_max,omitempty" default:"10" min:"1" max:"1000" desc:"Attempts of one record before it is parked as exhausted."`
 	ElapsedMax     Duration `yaml:"elapsed_max,omitempty" default:"15m" min:"1s" max:"168h" desc:"Time from a record's first attempt until it is parked as exhausted."`
+	ReferenceWait  Duration `yaml:"reference_wait,omitempty" default:"60s" min:"1s" max:"24h" desc:"Time a record waits in its lane for the entity it refers to before it is parked; parked it is released when that entity arrives."`
 	RequestTimeout Duration `yaml:"request_timeout,omitempty" default:"30s" min:"100ms" max:"10m" desc:"Time one request may take. Leases are longer by this margin."`
 	DrainTimeout   Duration `yaml:"drain_timeout,omitempty" default:"20s" min:"1s" max:"5m" desc:"Time that requests in flight get to end when partitions are revoked or weir stops."`
 }

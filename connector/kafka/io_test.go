@@ -235,6 +235,35 @@ func TestReader(t *testing.T) {
 	if _, err := r.ReadAt(b.ctx(), topic, 1, 0); !errors.Is(err, ErrNotYet) {
 		t.Errorf("ReadAt in an empty partition: %v, want ErrNotYet", err)
 	}
+	var scanned []int64
+	scan := func(from, to int64) error {
+		scanned = nil
+		return r.Scan(b.ctx(), tp, from, to, func(rec *Record) error {
+			if rec.Control != (rec.Offset == 8) || !rec.Control && string(rec.Value) != fmt.Sprint(rec.Offset) {
+				t.Errorf("scanned offset %d: control %v, value %q", rec.Offset, rec.Control, rec.Value)
+			}
+			scanned = append(scanned, rec.Offset)
+			return nil
+		})
+	}
+	for _, c := range []struct {
+		from, to int64
+		want     []int64
+	}{{2, 12, []int64{2, 3, 4, 5, 8, 9, 10, 11}}, {3, 5, []int64{3, 4}}, {6, 8, nil}, {7, 7, nil}} {
+		if err := scan(c.from, c.to); err != nil || !slices.Equal(scanned, c.want) {
+			t.Errorf("Scan from %d to %d: %d, %v; want %d", c.from, c.to, scanned, err, c.want)
+		}
+	}
+	if err := scan(0, 12); !errors.Is(err, ErrGone) {
+		t.Errorf("Scan from below the log start: %v, want ErrGone", err)
+	}
+	if err := scan(10, 13); !errors.Is(err, ErrNotYet) {
+		t.Errorf("Scan beyond the end: %v, want ErrNotYet", err)
+	}
+	stop := errors.New("stop")
+	if err := r.Scan(b.ctx(), tp, 2, 12, func(*Record) error { return stop }); err != stop {
+		t.Errorf("Scan with a function that fails: %v, want its error as it is", err)
+	}
 	open := b.openTxn(topic) // at 12
 	defer open()
 	if _, err := r.ReadAt(b.ctx(), topic, 0, 12); !errors.Is(err, ErrNotYet) {
@@ -273,14 +302,21 @@ func TestReaderCompacted(t *testing.T) {
 	topic := b.topic("canonical", 1, "cleanup.policy", "compact")
 	for i := range 5 {
 		r := &kgo.Record{Topic: topic, Key: []byte("k"), Value: []byte(fmt.Sprint(i))}
+		if i == 0 {
+			r.Key = []byte("stays")
+		}
 		if err := b.cl.ProduceSync(b.ctx(), r).FirstErr(); err != nil {
 			t.Fatal(err)
 		}
 	}
 	b.fake.Compact()
-	reads, err := b.reader().ReadMany(b.ctx(), TP{topic, 0}, []int64{0, 1, 4})
+	reads, err := b.reader().ReadMany(b.ctx(), TP{topic, 0}, []int64{1, 2, 4})
 	if err != nil {
 		t.Fatal(err)
+	}
+	var left []int64
+	if err := b.reader().Scan(b.ctx(), TP{topic, 0}, 0, 5, func(rec *Record) error { left = append(left, rec.Offset); return nil }); err != nil || !slices.Equal(left, []int64{0, 3, 4}) {
+		t.Errorf("Scan over what was compacted: offsets %d, %v; want 0, and 3 and 4 of the newest segment", left, err)
 	}
 	if !errors.Is(reads[0].Err, ErrGone) || !errors.Is(reads[1].Err, ErrGone) || reads[2].Err != nil {
 		t.Errorf("after compaction: %v, %v, %v, want gone, gone and a record", reads[0].Err, reads[1].Err, reads[2].Err)

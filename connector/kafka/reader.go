@@ -132,6 +132,53 @@ func (r *Reader) ReadMany(ctx context.Context, tp TP, offsets []int64) ([]Read, 
 	return out, nil
 }
 
+// Scan calls f with each committed record in [from, to), control records included, in offset order, and returns f's
+// error as it is. Gaps of compaction and aborted transactions are passed over. Each answer holds at most a few
+// megabytes, so memory does not grow with the range. Errors of the reading are those of ReadMany; ErrNotYet if to is
+// above the last stable offset, ErrGone if from is below the log start.
+func (r *Reader) Scan(ctx context.Context, tp TP, from, to int64, f func(*Record) error) error {
+	progress := time.Now()
+	empty := int64(-1) // the offset that was answered with nothing
+	for at := from; at < to; {
+		records, until, err := r.fetch(ctx, tp, at)
+		if again := err != nil && kerr.IsRetriable(err) || kgo.IsRetryableBrokerErr(err); again && !isNoTopic(err) && time.Since(progress) < r.cfg.RequestTimeout {
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("read %v from %d: %w", tp, at, ctx.Err())
+			case <-time.After(100 * time.Millisecond):
+			}
+			continue
+		}
+		switch {
+		case isNoTopic(err):
+			return fmt.Errorf("read %v from %d: %w", tp, at, ErrNoTopic)
+		case err != nil:
+			return fmt.Errorf("read %v from %d: %w", tp, at, err)
+		}
+		progress = time.Now()
+		for _, rec := range records {
+			if rec.Offset < at {
+				continue // the start of a batch that began earlier
+			}
+			if rec.Offset >= to {
+				return nil
+			}
+			if err := f(rec); err != nil {
+				return err
+			}
+		}
+		if until <= at { // as in ReadMany
+			if empty != at {
+				empty = at
+				continue
+			}
+			until = at + 1
+		}
+		at = until
+	}
+	return nil
+}
+
 // isNoTopic: an unknown topic id is not meant, it comes from a cached metadata answer and heals with the next one.
 func isNoTopic(err error) bool { return errors.Is(err, kerr.UnknownTopicOrPartition) }
 

@@ -56,3 +56,16 @@ func Switches(vendor string) []SwitchSpec {
 	}
 	return nil
 }
+
+// Logged gives the names in a vendor's effects log: alias, of those operations that its profile calls otherwise, by the
+// profile's name; own, of what the vendor does without a request (the actions of the admin interface). Both are nil for an
+// unknown vendor.
+func Logged(vendor string) (alias map[string]string, own []string) {
+	switch vendor {
+	case plain.Name:
+		return map[string]string{"put_customer": "put_thing", "put_contract": "put_thing"}, nil
+	case pushcash.Name:
+		return nil, pushcash.Actions()
+	}
+	return nil, nil
+}

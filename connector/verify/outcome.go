@@ -87,7 +87,7 @@ func checkOutcomes(rep *Report, o *Options, p *part) {
 				rep.find(r, Finding{Promise: 1, Kind: "unknown_outcome", Detail: fmt.Sprintf("outcome %q on route %s is not one of the closed set", w.outcome, w.route)})
 			}
 			if !r.gone {
-				rep.count(w.outcome)
+				rep.count(w)
 			}
 			checkRoute(rep, o, r, w)
 		}

@@ -69,13 +69,27 @@ type Report struct {
 	// Reordered counts applied effects that followed those of a newer record, or a later step.
 	Reordered int     `json:"reordered"`
 	Effects   Effects `json:"effects"`
+	// Reasons says why records were parked, dead-lettered or ignored, the most frequent first.
+	Reasons []Reason `json:"reasons"`
 	// Kinds counts all findings by kind; Findings keeps the first of them, Omitted counts the rest.
 	Kinds    map[string]int `json:"kinds"`
 	Findings []Finding      `json:"findings"`
 	Omitted  int            `json:"omitted"`
 
-	max int
+	max     int
+	reasons map[Reason]int // counts, with Count 0 in the key
 }
+
+// A Reason counts the outcomes of one kind that have one cause and reason.
+type Reason struct {
+	Outcome checkpoint.Outcome `json:"outcome"`
+	Cause   checkpoint.Cause   `json:"cause,omitempty"`
+	Reason  string             `json:"reason,omitempty"` // the rule's id, where a rule refused it
+	Count   int                `json:"count"`
+}
+
+// reasonsMax bounds the reasons that are told apart; the others of a cause are counted under reason "other".
+const reasonsMax = 200
 
 // A Summary is the last line of `weir demo --json` (design section 17). Seconds and Seed are the caller's.
 type Summary struct {
@@ -108,7 +122,18 @@ func (r *Report) Clean() bool {
 }
 
 func newReport(o *Options) *Report {
-	return &Report{Kinds: map[string]int{}, Findings: []Finding{}, max: o.FindingsMax}
+	return &Report{Kinds: map[string]int{}, Findings: []Finding{}, Reasons: []Reason{}, max: o.FindingsMax, reasons: map[Reason]int{}}
+}
+
+// sortReasons makes Reasons of what was counted.
+func (r *Report) sortReasons() {
+	for k, n := range r.reasons {
+		k.Count = n
+		r.Reasons = append(r.Reasons, k)
+	}
+	slices.SortFunc(r.Reasons, func(a, b Reason) int {
+		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Outcome, b.Outcome), cmp.Compare(a.Cause, b.Cause), cmp.Compare(a.Reason, b.Reason))
+	})
 }
 
 func (r *Report) add(f Finding) {
@@ -130,8 +155,8 @@ func (r *Report) lose(k *record, f Finding)          { r.Lost++; r.find(k, f) }
 func (r *Report) double(k *record, n int, f Finding) { r.Duplicated += n; r.find(k, f) }
 func (r *Report) reorder(k *record, f Finding)       { r.Reordered++; r.find(k, f) }
 
-func (r *Report) count(o checkpoint.Outcome) {
-	switch o {
+func (r *Report) count(w *row) {
+	switch w.outcome {
 	case checkpoint.Delivered:
 		r.Delivered++
 	case checkpoint.Accepted:
@@ -150,6 +175,14 @@ func (r *Report) count(o checkpoint.Outcome) {
 		r.DeadLettered++
 	case checkpoint.Skipped:
 		r.Skipped++
+	}
+	switch w.outcome {
+	case checkpoint.ParkedOut, checkpoint.DeadLettered, checkpoint.Ignored:
+		k := Reason{Outcome: w.outcome, Cause: w.cause, Reason: cmp.Or(w.rule, w.reason)}
+		if _, known := r.reasons[k]; !known && len(r.reasons) >= reasonsMax {
+			k.Reason = "other"
+		}
+		r.reasons[k]++
 	}
 }
 

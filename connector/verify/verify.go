@@ -259,6 +259,7 @@ func check(h *history, o *Options) *Report {
 	if h.logged {
 		checkOrder(rep, checkEffects(rep, o, h))
 	}
+	rep.sortReasons()
 	return rep
 }
 
@@ -341,6 +342,7 @@ type row struct {
 	outcome      checkpoint.Outcome
 	cause        checkpoint.Cause
 	reason       string
+	rule         string
 	supersededBy string
 	vendorID     string
 	generation   uint32
@@ -350,7 +352,7 @@ type row struct {
 }
 
 func newRow(r *record, w *checkpoint.Row) *row {
-	out := &row{record: r, route: w.Route, outcome: w.Outcome, cause: w.Cause, reason: w.Reason,
+	out := &row{record: r, route: w.Route, outcome: w.Outcome, cause: w.Cause, reason: w.Reason, rule: w.Rule,
 		supersededBy: w.SupersededBy, vendorID: w.VendorID, generation: w.Generation, plan: w.Plan}
 	accepted := map[string]bool{}
 	for _, a := range w.Attempts {

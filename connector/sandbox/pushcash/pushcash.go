@@ -177,7 +177,10 @@ func (v *vendor) Counters() []string {
 	return []string{counterMismatch, counterDeprecated, counterRateLimited}
 }
 func (v *vendor) DriftFields() []string { return []string{"type", "rail", "brand", "decline_category"} }
-func (v *vendor) Actions() []string     { return []string{actionComplete, actionSetUserStatus} }
+func (v *vendor) Actions() []string     { return Actions() }
+
+// Actions are the names of what payers and the vendor's staff do.
+func Actions() []string { return []string{actionComplete, actionSetUserStatus} }
 
 func (v *vendor) Reset() {
 	v.windows = core.NewWindows(time.Hour)
