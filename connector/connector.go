@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -140,13 +143,18 @@ type Connector struct {
 	cancel context.CancelCauseFunc
 
 	// Set once in New, safe for all.
-	gates    map[string]*gateQueue // by operation; the queue part belongs to the loop
-	entities *lru.Cache[checkpoint.EntityKey, *entity]
-	routes   map[string][]*profile.Route // by entity
-	storeBad atomic.Pointer[trouble]
-	kafkaBad atomic.Pointer[trouble]
-	status   atomic.Pointer[Status]
-	mappings mappings
+	gates map[string]*gateQueue // by operation; the queue part belongs to the loop
+	// operations are the gates in the order of their names.
+	operations []*gateQueue
+	entities   *lru.Cache[checkpoint.EntityKey, *entity]
+	routes     map[string][]*profile.Route // by entity
+	storeBad   blockage
+	copyBad    blockage // the parked and dead topics do not take records
+	kafkaBad   atomic.Pointer[trouble]
+	status     atomic.Pointer[Status]
+	mappings   mappings
+	// lateApplyMax is the longest late_apply of the profile's operations.
+	lateApplyMax time.Duration
 
 	// The loop's own.
 	quit           bool
@@ -160,6 +168,8 @@ type Connector struct {
 	evidence       []checkpoint.Evidence
 	flushing       bool
 	committing     bool
+	outage         *trouble // the vendor's, over all operations
+	asking         bool     // the health call is being made
 	halted         *trouble
 	halting        bool // a credential check is under way
 	haltedLanes    []*keyLane
@@ -180,13 +190,6 @@ type Connector struct {
 	idleMarks      map[*partition]int64
 	started        time.Time
 	lastSettled    time.Time
-}
-
-// A trouble is a condition that holds something up, since when and why.
-type trouble struct {
-	since  time.Time
-	reason string
-	over   chan struct{} // of a halt: closed when it ends
 }
 
 // An entity is the durable state of one entity as the loop last saw it, and the partition that owns it.
@@ -272,7 +275,11 @@ func New(cfg Config, source func(kafka.Handler) (Source, error)) (*Connector, er
 		for _, l := range op.Limits {
 			qs = append(qs, quotas[l])
 		}
+		c.lateApplyMax = max(c.lateApplyMax, op.LateApply)
 		c.gates[name] = &gateQueue{Gate: deliver.NewGate(op, qs, c.started), op: op}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.gates)) {
+		c.operations = append(c.operations, c.gates[name])
 	}
 	for _, e := range cfg.Topics {
 		c.routes[e] = cfg.Profile.RoutesFor(e)
@@ -302,8 +309,9 @@ func (c *Connector) Run(ctx context.Context) error {
 	go c.loop()
 	runCtx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	tickers := make(chan struct{})
-	go func() { defer close(tickers); c.tick(runCtx) }()
+	var tickers sync.WaitGroup
+	tickers.Go(func() { c.tick(runCtx) })
+	tickers.Go(func() { c.report(runCtx) })
 	go func() {
 		select {
 		case <-c.ctx.Done():
@@ -313,7 +321,7 @@ func (c *Connector) Run(ctx context.Context) error {
 	}()
 	err := c.source.Run(runCtx) // revokes, and so drains, before it returns
 	stop(nil)
-	<-tickers
+	tickers.Wait()
 	c.ask(func() { c.quit = true })
 	<-c.ended
 	c.publishStatus(true)
@@ -342,6 +350,20 @@ func (c *Connector) tick(ctx context.Context) {
 		case <-slow.C:
 			c.do(c.takeReleased) // an operator releases by a row in the store
 			c.do(c.measure)
+		}
+	}
+}
+
+// report tells the store once a second how the connector stands. A store or a Kafka that answers late holds up nothing
+// else.
+func (c *Connector) report(ctx context.Context) {
+	every := time.NewTicker(time.Second)
+	defer every.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-every.C:
 			c.publishStatus(false)
 		}
 	}
@@ -360,30 +382,54 @@ func (c *Connector) fail(err error) {
 	c.cancel(err)
 }
 
-// persist repeats a store write until it succeeds or the connector ends: a store that is away is no reason to
-// lose anything. What a repeat cannot mend is returned: fenced, corrupt, refused.
+// persist repeats a store operation until it succeeds or the connector ends: a store that is away is no reason to
+// lose anything. What a repeat cannot mend is returned: fenced, refused, and damaged, which also ends the connector,
+// whoever met it.
 func (c *Connector) persist(what string, f func() error) error {
 	b := deliver.NewBackoff(100 * time.Millisecond)
+	waits := false
+	defer func() {
+		if !waits {
+			return
+		}
+		if t := c.storeBad.leave(); t != nil && (c.ctx == nil || c.ctx.Err() == nil) {
+			c.log.Info("store answers again", "after", time.Since(t.since).Round(time.Millisecond))
+		}
+	}()
 	for {
 		err := f()
 		if err == nil {
-			if t := c.storeBad.Swap(nil); t != nil {
-				c.log.Info("store answers again", "after", time.Since(t.since).Round(time.Millisecond))
-			}
 			return nil
 		}
+		c.ifDamaged(what, err)
 		var fenced *checkpoint.FencedError
 		if errors.As(err, &fenced) || errors.Is(err, checkpoint.ErrSettled) || errors.Is(err, checkpoint.ErrNotFound) || errors.Is(err, context.Canceled) || errors.Is(err, checkpoint.ErrCorrupt) || errors.Is(err, errStopped) {
 			return fmt.Errorf("%s: %w", what, err)
 		}
-		if c.storeBad.CompareAndSwap(nil, &trouble{since: c.now(), reason: err.Error()}) {
-			c.log.Error("store does not take writes; nothing is lost, delivery waits", "doing", what, "err", err)
+		if !waits {
+			waits = true
+			if c.storeBad.enter(err.Error(), c.now()) {
+				c.log.Error("store does not answer as it should; nothing is lost, delivery waits", "doing", what, "err", err)
+			}
 		}
 		select {
-		case <-time.After(b.Next()):
+		case <-time.After(min(b.Next(), retryMax)):
 		case <-c.done():
 			return fmt.Errorf("%s: %w", what, err)
 		}
+	}
+}
+
+// ifDamaged ends the connector if the store is damaged: nothing that it says can be trusted, so nothing may be sent,
+// settled or committed on its word.
+func (c *Connector) ifDamaged(what string, err error) {
+	if errors.Is(err, checkpoint.ErrCorrupt) {
+		c.do(func() {
+			if c.failed == nil {
+				c.storeBad.enter(err.Error(), c.now()) // for good
+				c.fail(fmt.Errorf("%s: %w", what, err))
+			}
+		})
 	}
 }
 

@@ -208,7 +208,7 @@ func (c *Connector) decode(p *partition, a *arrival) bool {
 		if p.ctx.Err() != nil {
 			return false
 		}
-		wait := b.Next()
+		wait := min(b.Next(), retryMax)
 		if _, ok := errors.AsType[*schema.AheadError](err); ok {
 			wait = deliver.BackoffMax
 		}

@@ -178,6 +178,9 @@ func (c *Connector) openGate(g *gateQueue) {
 		g.timer = nil
 	}
 	g.at = time.Time{}
+	if g.outage != nil {
+		c.guard()
+	}
 	n := g.Room(c.now())
 	for len(g.lanes) > 0 && n > 0 {
 		l := g.lanes[0]

@@ -146,13 +146,14 @@ const wokenMax = 1000
 // wakeReferences lets records go on whose referent has appeared (loop). It asks the store, so it also sees what
 // other instances have delivered.
 func (c *Connector) wakeReferences() {
-	if c.wakingRefs || c.storeBad.Load() != nil {
+	if c.wakingRefs || c.storeBad.now() != nil {
 		return
 	}
 	c.wakingRefs = true
 	go func() {
 		ws, err := c.cfg.Store.Woken(c.ctx, c.cfg.Name, wokenMax)
 		if err != nil {
+			c.ifDamaged("read the woken waiters", err)
 			c.do(func() { c.wakingRefs = false })
 			return
 		}
@@ -217,6 +218,7 @@ func (c *Connector) takeReleased() {
 	c.releasedOver = nil
 	go func() {
 		entries, err := c.cfg.Store.Parked(c.ctx, checkpoint.ParkedQuery{Connector: c.cfg.Name, States: []checkpoint.ParkedState{checkpoint.ParkedReleased}, Limit: wokenMax})
+		c.ifDamaged("read the released records", err)
 		c.do(func() {
 			if err != nil {
 				// Nothing else may come to ask again: what is released must not wait for the next release.

@@ -496,7 +496,7 @@ func (c *Connector) checkCredential() (ok bool, why string) {
 	b := deliver.NewBackoff(200 * time.Millisecond)
 	renewed := false
 	for {
-		ex := c.cfg.Sender.Send(c.ctx, &profile.Request{Method: ch.Method, Path: ch.Path, Operation: &profile.Operation{Name: ch.Name, Timeout: ch.Timeout}})
+		ex := c.cfg.Sender.Send(c.ctx, &profile.Request{Method: ch.Method, Path: ch.Path, Anonymous: !ch.Auth, Operation: &profile.Operation{Name: ch.Name, Timeout: ch.Timeout}})
 		if _, bad := errors.AsType[*deliver.CredentialError](ex.Err); bad {
 			return false, ex.Err.Error()
 		}
@@ -529,20 +529,4 @@ func (c *Connector) secretsPrint() string {
 		return ""
 	}
 	return c.cfg.SecretsPrint()
-}
-
-// breakerChanged tells of an outage when it starts and when it ends (loop).
-func (c *Connector) breakerChanged(g *gateQueue, s deliver.State, detail string) {
-	c.cfg.Observer.Breaker(g.op.Name, s)
-	if s == deliver.Open {
-		g.outage = &trouble{since: c.now(), reason: detail}
-		c.log.Warn("outage: sending pauses and probes; no record is penalised", "operation", g.op.Name, "last", detail)
-		return
-	}
-	if g.outage != nil {
-		c.log.Info("outage over", "operation", g.op.Name, "after", time.Since(g.outage.since).Round(time.Millisecond))
-		g.outage = nil
-	}
-	g.why = ""
-	c.openGate(g)
 }

@@ -55,7 +55,7 @@ func (c *Connector) Status() Status {
 
 // Ready reports whether Kafka and the store are reachable, and if not, why. A vendor's health is not ours.
 func (c *Connector) Ready() error {
-	if t := c.storeBad.Load(); t != nil {
+	if t := c.storeBad.now(); t != nil {
 		return fmt.Errorf("connector %s: store: %s (since %s)", c.cfg.Name, t.reason, t.since.Format(time.RFC3339))
 	}
 	if t := c.kafkaBad.Load(); t != nil {
@@ -87,21 +87,24 @@ func (c *Connector) measure() {
 		a, b := s.Partitions[i], s.Partitions[j]
 		return a.Topic < b.Topic || a.Topic == b.Topic && a.Partition < b.Partition
 	})
-	for _, g := range c.gates {
-		if g.outage != nil {
-			s.State, s.Since = StateOutage, g.outage.since
-			s.Reason = fmt.Sprintf("vendor: operation %s fails (%s); probing", g.op.Name, g.outage.reason)
-		} else if len(g.lanes) > 0 && g.why == "quota" && s.State == StateRunning {
+	if why := c.outageReason(); why != "" {
+		s.State, s.Reason, s.Since = StateOutage, why, c.outage.since
+	}
+	for _, g := range c.operations {
+		if len(g.lanes) > 0 && g.why == "quota" && s.State == StateRunning {
 			s.Reason = fmt.Sprintf("quota of operation %s is used up; %d keys wait until %s", g.op.Name, len(g.lanes), g.at.UTC().Format(time.RFC3339))
 		}
 	}
 	if t := c.halted; t != nil {
 		s.State, s.Reason, s.Since = StateHalted, t.reason, t.since
 	}
+	if t := c.copyBad.now(); t != nil {
+		s.State, s.Reason, s.Since = StateOutage, "kafka: "+t.reason, t.since
+	}
 	if t := c.kafkaBad.Load(); t != nil {
 		s.State, s.Reason, s.Since = StateOutage, "kafka: "+t.reason, t.since
 	}
-	if t := c.storeBad.Load(); t != nil {
+	if t := c.storeBad.now(); t != nil {
 		s.State, s.Reason, s.Since = StateOutage, "store: "+t.reason, t.since
 	}
 	// A backlog's end, from the rate of the last seconds; none while nothing moves.
@@ -140,31 +143,46 @@ func oldestPending(p *partition) (t time.Time) {
 	return t
 }
 
-// publishStatus keeps the status in the store, for the CLI and other instances.
+// publishStatus keeps the status in the store, for the CLI and other instances. Kafka and the store have a time of
+// their own each: what one takes to say nothing must not be missing for the other.
 func (c *Connector) publishStatus(stopped bool) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), 2*time.Second)
+	base := context.WithoutCancel(c.ctx)
+	if !stopped && c.cfg.Ends != nil {
+		ctx, cancel := context.WithTimeout(base, statusTimeout)
+		if ends, err := c.cfg.Ends(ctx); err == nil {
+			c.do(func() { c.ends = ends })
+		}
+		cancel()
+	}
+	ctx, cancel := context.WithTimeout(base, statusTimeout)
 	defer cancel()
+	if !stopped {
+		open, err := c.cfg.Store.Parked(ctx, checkpoint.ParkedQuery{Connector: c.cfg.Name, States: []checkpoint.ParkedState{checkpoint.ParkedOpen}, Limit: parkedCountMax})
+		if err == nil {
+			c.do(func() { c.parkedOpen = len(open) })
+		}
+		c.ifDamaged("count the parked records", err)
+	}
 	s := c.Status()
 	if stopped {
 		s.State, s.Reason, s.Since, s.InFlight = StateStopped, "", c.now(), 0
-	} else {
-		if c.cfg.Ends != nil {
-			if ends, err := c.cfg.Ends(ctx); err == nil {
-				c.do(func() { c.ends = ends })
-			}
+		if c.failed != nil { // the loop has ended
+			s.Reason = c.failed.Error()
 		}
-		if open, err := c.cfg.Store.Parked(ctx, checkpoint.ParkedQuery{Connector: c.cfg.Name, States: []checkpoint.ParkedState{checkpoint.ParkedOpen}, Limit: parkedCountMax}); err == nil {
-			c.do(func() { c.parkedOpen = len(open) })
-		}
+		c.status.Store(&s)
 	}
 	b, err := json.Marshal(s)
 	if err != nil {
 		return
 	}
 	if err := c.cfg.Store.SaveStatus(ctx, checkpoint.Status{Connector: c.cfg.Name, Instance: c.cfg.Instance, At: c.now(), JSON: b}); err != nil {
+		c.ifDamaged("keep the status", err)
 		c.log.Debug("status not kept", "err", err)
 	}
 }
+
+// statusTimeout bounds one question of a status: the report is at most a few seconds late.
+const statusTimeout = 2 * time.Second
 
 // parkedCountMax is up to where open parked records are counted exactly.
 const parkedCountMax = 10_000

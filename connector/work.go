@@ -53,10 +53,11 @@ type work struct {
 	failSeen   uint64 // successes of the operation at the last failure
 	failFirst  time.Time
 	lateUntil  time.Time
-	blamed     bool   // a request of it blamed the credential
-	blamedAt   uint64 // Connector.successes then
-	renewed    bool   // a token was renewed since its last answer that did not blame the credential
-	passes     int    // how often the credential was found good after this record's halt verdict
+	lateWait   time.Time // when a wait for late_apply ends, by the monotonic clock
+	blamed     bool      // a request of it blamed the credential
+	blamedAt   uint64    // Connector.successes then
+	renewed    bool      // a token was renewed since its last answer that did not blame the credential
+	passes     int       // how often the credential was found good after this record's halt verdict
 	vendorID   string
 	refSince   time.Time // when it began to wait for a reference
 	refPresent bool      // the store said that the referent is there, and it was not enough
@@ -291,10 +292,10 @@ func (c *Connector) plan(t *task, state *checkpoint.State, rs checkpoint.RouteSt
 		// Whatever the store says: what it lost may have been the Begin of this record.
 		return c.park(t, ambiguous("the store lost data, so this record may have been sent before")), true
 	}
-	if wait := rs.LateUntil; class != profile.ClassKey && c.now().Before(wait) {
+	if class != profile.ClassKey && c.late(w, rs.LateUntil) {
 		// A lost request may still be applied: the key's next different one waits (promise 2). A suspect too: it is
 		// not the lost request, for that one has its outcome.
-		return next{kind: nextLate, at: wait, why: "late_apply"}, true
+		return next{kind: nextLate, at: w.lateWait, why: "late_apply"}, true
 	}
 	if w.suspect && class == profile.ClassOverwrite {
 		w.lateUntil = w.part.acquired.Add(w.steps[w.step].Operation.LateApply)
@@ -326,6 +327,16 @@ func (c *Connector) plan(t *task, state *checkpoint.State, rs checkpoint.RouteSt
 	}
 	w.planned = true
 	return next{}, false
+}
+
+// late reports whether a lost request of the key may still be applied. until is a time of the wall clock: one that was
+// set back meanwhile must not hold the key longer than any operation's late_apply, counted from when it was first asked.
+func (c *Connector) late(w *work, until time.Time) bool {
+	now := c.now()
+	if w.lateWait.IsZero() {
+		w.lateWait = now.Add(min(until.Sub(now), c.lateApplyMax))
+	}
+	return now.Before(w.lateWait)
 }
 
 // mappingText reads the text of an earlier mapping. A store that is away is waited for: only one that does not have
@@ -388,11 +399,25 @@ func (c *Connector) begunBefore(t *task) (next, bool) {
 		return c.park(t, ambiguous("its send was begun before a restart, and its answer is lost")), true
 	case err != nil || req.Fingerprint != b.Fingerprint || req.IdempotencyKey != b.Key:
 		return c.park(t, ambiguous("its send was begun before a restart, and it cannot be rebuilt the same")), true
-	case op.Class == profile.ClassKey && op.KeyRetention > 0 && c.now().Sub(b.At) >= op.KeyRetention:
-		return c.park(t, ambiguous("its send was begun longer ago than the vendor keeps idempotency keys")), true
+	case op.Class == profile.ClassKey && op.KeyRetention > 0:
+		if why := keyGone(op, b.At, c.now()); why != "" {
+			return c.park(t, ambiguous(why)), true
+		}
 	}
 	w.begun = true
 	return next{}, false
+}
+
+// keyGone says why the vendor may no longer know the idempotency key of a send that was begun at a time of the wall
+// clock, "" if it does.
+func keyGone(op *profile.Operation, begun, now time.Time) string {
+	switch age := now.Sub(begun); {
+	case age >= op.KeyRetention:
+		return "its send was begun longer ago than the vendor keeps idempotency keys"
+	case age < 0:
+		return "its send was begun before the clock was set back, so nobody knows whether the vendor still has its idempotency key"
+	}
+	return ""
 }
 
 func ambiguous(reason string) verdict {
@@ -509,9 +534,12 @@ func (c *Connector) judge(t *task, step *profile.Step, gate *gateQueue, pass *de
 		// A record that failed while others succeeded says nothing of the vendor: it must not open the breaker.
 		health = deliver.Alone
 	}
-	if changed := gate.Leave(pass, now, health); changed {
-		s, _ := gate.Breaker()
-		c.do(func() { c.breakerChanged(gate, s, a.Detail) })
+	if changed := gate.Leave(pass, now, health); changed || pass.Probe {
+		detail := a.Detail
+		if detail == "" {
+			detail = answerWords(ex)
+		}
+		c.do(func() { c.breakerNews(gate, detail) })
 	}
 	c.cfg.Observer.Attempted(t.Route.Name, op.Name, attemptOutcome(op, j, ex), a.Status, ex.Took)
 
@@ -556,6 +584,10 @@ func (c *Connector) judge(t *task, step *profile.Step, gate *gateQueue, pass *de
 	if c.countFailure(t, gate, ex) {
 		return c.park(t, verdict{cause: checkpoint.CauseExhausted, reason: fmt.Sprintf("no answer that settles it after %d attempts (last: %s)", len(w.attempts), answerWords(ex)),
 			guidance: "Other records of this operation go through, so the cause is in this one. Look at its attempts, then release or skip it."}), true
+	}
+	if at := gate.ProbeAt(); health == deliver.Failing && !at.IsZero() && j.Wait <= 0 {
+		// It waits with the others, behind them: an outage does not lengthen its own waits, and keys take turns to probe.
+		return next{kind: nextGate, gate: gate, at: at, why: "outage", evidence: &a}, true
 	}
 	wait := max(c.nextWait(t, op), j.Wait)
 	return next{kind: nextRetry, at: now.Add(wait), why: "retry", evidence: &a}, true
@@ -829,6 +861,15 @@ func (c *Connector) copyOut(t *task, topic string, v verdict) (kafka.Placed, err
 		Origin: c.position(t).Origin(), EventID: id, Attempts: len(w.attempts), At: c.now(),
 	})}
 	b := deliver.NewBackoff(100 * time.Millisecond)
+	waits := false
+	defer func() {
+		if !waits {
+			return
+		}
+		if over := c.copyBad.leave(); over != nil && c.ctx.Err() == nil {
+			c.log.Info("refused records are copied again", "after", time.Since(over.since).Round(time.Millisecond))
+		}
+	}()
 	for {
 		placed, err := c.cfg.Producer.Produce(c.ctx, []kafka.Out{out})
 		if err == nil && len(placed) == 1 {
@@ -837,9 +878,14 @@ func (c *Connector) copyOut(t *task, topic string, v verdict) (kafka.Placed, err
 		if err == nil {
 			return placed[0], nil
 		}
-		c.log.Warn("record not copied yet; it waits", "topic", topic, "origin", fmt.Sprintf("%s/%d/%d", w.rec.Topic, w.rec.Partition, w.rec.Offset), "err", err)
+		if !waits && c.kafkaBad.Load() == nil { // else that is told already
+			waits = true
+			if c.copyBad.enter(fmt.Sprintf("topic %s takes no records: %v", topic, err), c.now()) {
+				c.log.Error("refused records cannot be copied; they wait, and their keys with them", "topic", topic, "origin", c.position(t).Origin(), "err", err)
+			}
+		}
 		select {
-		case <-time.After(b.Next()):
+		case <-time.After(min(b.Next(), retryMax)):
 		case <-c.ctx.Done():
 			return kafka.Placed{}, fmt.Errorf("copy to %s: %w", topic, err)
 		}

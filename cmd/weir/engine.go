@@ -102,6 +102,9 @@ func runConnector(ctx context.Context, r connectorRun) error {
 	if err != nil {
 		return err
 	}
+	if r.Watch != nil {
+		r.Watch(c)
+	}
 	return c.Run(ctx)
 }
 

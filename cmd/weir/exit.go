@@ -80,8 +80,10 @@ func exitCode(err error) int {
 	if _, ok := errors.AsType[*schema.RefusedError](err); ok {
 		return exitYours
 	}
-	if errors.Is(err, checkpoint.ErrLocked) {
-		return exitEnv
+	for _, of := range []error{checkpoint.ErrLocked, checkpoint.ErrCorrupt, checkpoint.ErrFull} {
+		if errors.Is(err, of) {
+			return exitEnv
+		}
 	}
 	switch kafka.KindOf(err) {
 	case kafka.KindConfig:

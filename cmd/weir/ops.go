@@ -6,8 +6,10 @@ import (
 	"crypto/subtle"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/weirsync/weir/checkpoint"
+	"github.com/weirsync/weir/connector"
 	"github.com/weirsync/weir/connector/config"
 	"github.com/weirsync/weir/connector/kafka"
 )
@@ -32,6 +35,32 @@ type opsServer struct {
 	readyMu sync.Mutex
 	readyAt time.Time
 	ready   error
+
+	watchMu sync.Mutex
+	watches map[string]watched // by connector
+}
+
+// watched is what the listener asks a running connector.
+type watched interface {
+	Ready() error
+	Status() connector.Status
+}
+
+// watch adds a connector that runs in this process.
+func (o *opsServer) watch(name string, w watched) {
+	o.watchMu.Lock()
+	defer o.watchMu.Unlock()
+	if o.watches == nil {
+		o.watches = make(map[string]watched)
+	}
+	o.watches[name] = w
+}
+
+// running are the connectors that run in this process, by name.
+func (o *opsServer) running() map[string]watched {
+	o.watchMu.Lock()
+	defer o.watchMu.Unlock()
+	return maps.Clone(o.watches)
 }
 
 // Bounds of the listener. A scrape or a status answers within seconds; the rest is against slow clients.
@@ -43,6 +72,8 @@ const (
 	// readyFor is how long an answer of /readyz is kept: probes of several watchers cost one question.
 	readyFor     = 2 * time.Second
 	readyTimeout = 3 * time.Second
+	// statusTimeout bounds a status: what store and Kafka do not say in that time is left out.
+	statusTimeout = 5 * time.Second
 )
 
 // start listens; stop ends the listener and waits for it.
@@ -91,11 +122,20 @@ func (o *opsServer) handler() http.Handler {
 	return mux
 }
 
+// status answers with what the connectors of this process say now, also while the store takes no reports.
 func (o *opsServer) status(w http.ResponseWriter, r *http.Request) {
-	rep, err := o.statusFrom(r.Context(), o.cfg, o.store, o.admin)
+	ctx, cancel := context.WithTimeout(r.Context(), statusTimeout)
+	defer cancel()
+	rep, err := o.statusFrom(ctx, o.cfg, o.store, o.admin, func(name string, reports []connectorStatus) []connectorStatus {
+		if c := o.running()[name]; c != nil {
+			return []connectorStatus{liveStatus(c.Status())}
+		}
+		return reports
+	})
 	if err != nil {
-		o.log.Warn("status is not complete", "error", err.Error())
+		o.log.Debug("status is not complete", "error", err.Error()) // what is missing has a log line of its own
 	}
+	w.Header().Set(storeHeader, o.store.ID())
 	out, err := json.Marshal(rep)
 	if err != nil {
 		http.Error(w, "status cannot be written", http.StatusInternalServerError)
@@ -120,6 +160,13 @@ func (o *opsServer) readiness(ctx context.Context) error {
 		o.ready = environment("store", err, "")
 	} else if err := ping(ctx, o.admin); err != nil {
 		o.ready = environment("kafka", err, "")
+	}
+	// A store that answers may still take no writes, and a client of its own may reach what the connector's does not.
+	running := o.running()
+	for _, name := range slices.Sorted(maps.Keys(running)) {
+		if o.ready == nil {
+			o.ready = running[name].Ready()
+		}
 	}
 	o.readyAt = o.Now()
 	return o.ready

@@ -36,6 +36,8 @@ type connectorRun struct {
 	Topics   map[string]string // topic -> entity
 	Log      *slog.Logger
 	Registry prometheus.Registerer // series of this connector carry the label connector
+	// Watch is given the connector when it is made, nil-able.
+	Watch func(watched)
 
 	LimitScale float64
 	// What an operator accepted for this start (design section 3).
@@ -200,6 +202,9 @@ func (c *runCmd) run(ctx context.Context) (err error) {
 		log.Info("draining; a second signal ends at once", "signal", s.String())
 	})
 	defer stop()
+	for _, r := range p.runs {
+		r.Watch = func(w watched) { ops.watch(r.Name, w) }
+	}
 	return c.supervise(ctx, p, kc, store, registry, log)
 }
 

@@ -3,9 +3,13 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,11 +17,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/weirsync/weir/checkpoint"
 	"github.com/weirsync/weir/checkpoint/sqlite"
+	"github.com/weirsync/weir/connector"
 	"github.com/weirsync/weir/connector/kafka"
 	"github.com/weirsync/weir/connector/sandbox"
 	"github.com/weirsync/weir/schema"
@@ -502,3 +508,111 @@ func golden(t *testing.T, name, got string) {
 		t.Errorf("%s:\n got\n%s\nwant\n%s", name, got, want)
 	}
 }
+
+// While the store takes no writes, no report of a running weir gets into it: readiness and status come from the
+// connectors themselves, also for the command beside it.
+func TestOpsAsksTheConnectors(t *testing.T) {
+	w := newWorld(t)
+	store, err := sqlite.Open(context.Background(), filepath.Join(w.dir, "weir.db"), sqlite.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	since := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	c := &fakeConnector{status: connector.Status{Name: "plain", State: connector.StateOutage, Reason: "store: no room left", Since: since, Pending: 7}, ready: errors.New("store: no room left")}
+	cfg, err := (&app{Env: &Env{Getenv: func(string) string { return "" }}, configPath: filepath.Join(w.dir, "weir.yaml")}).config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin, err := kafka.NewAdmin(kafka.Config{Brokers: w.kafka.ListenAddrs()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	o := &opsServer{app: &app{Env: &Env{Now: time.Now}}, cfg: cfg, store: store, admin: admin, log: slog.New(slog.DiscardHandler), registry: prometheus.NewRegistry()}
+	o.watch("plain", c)
+	srv := &httptest.Server{Listener: l, Config: &http.Server{Handler: o.handler()}}
+	srv.Start()
+	defer srv.Close()
+	get := func(path string) (int, string) {
+		t.Helper()
+		resp, err := http.Get(srv.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(b)
+	}
+	if code, body := get("/readyz"); code != 503 || !strings.Contains(body, "no room left") {
+		t.Errorf("/readyz: %d %s, want 503 and why", code, body)
+	}
+	if code, _ := get("/healthz"); code != 200 {
+		t.Errorf("/healthz: %d, want 200: the process is alive", code)
+	}
+	want := func(what string, rep statusReport) {
+		t.Helper()
+		if len(rep.Connectors) != 1 {
+			t.Fatalf("%s: %+v, want one connector", what, rep)
+		}
+		s := rep.Connectors[0]
+		if s.State != connector.StateOutage || s.Reason != "store: no room left" || s.Since == nil || !s.Since.Equal(since) || s.Pending == nil || *s.Pending != 7 {
+			t.Errorf("%s: %+v, want what the connector says", what, s)
+		}
+	}
+	var rep statusReport
+	if _, body := get("/api/v1/status"); json.Unmarshal([]byte(body), &rep) != nil {
+		t.Fatalf("/api/v1/status: %s", body)
+	}
+	want("/api/v1/status", rep)
+
+	command := func() statusReport {
+		t.Helper()
+		r := invoke(t, w.dir, nil, "status", "--json")
+		var rep statusReport
+		if err := json.Unmarshal([]byte(r.stdout), &rep); err != nil || r.code != 0 {
+			t.Fatalf("weir status: code %d, %v: %s%s", r.code, err, r.stdout, r.stderr)
+		}
+		return rep
+	}
+	if s := command().Connectors[0]; s.State != stateStopped {
+		t.Errorf("nobody listens on ops.listen, and weir status says %s", s.State)
+	}
+	text, err := os.ReadFile(filepath.Join(w.dir, "weir.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	listening := strings.Replace(string(text), "127.0.0.1:0", l.Addr().String(), 1)
+	write(t, filepath.Join(w.dir, "weir.yaml"), listening)
+	want("weir status", command())
+	write(t, filepath.Join(w.dir, "weir.yaml"), listening+"checkpoint: {store: \"sqlite:other.db\"}\n")
+	other, err := sqlite.Open(context.Background(), filepath.Join(w.dir, "other.db"), sqlite.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.Close()
+	if s := command().Connectors[0]; s.State != stateStopped {
+		t.Errorf("a weir with another store listens, and weir status says %s", s.State)
+	}
+	c.ready = nil
+	o.readyAt = time.Time{}
+	if code, body := get("/readyz"); code != 200 {
+		t.Errorf("/readyz: %d %s, want 200", code, body)
+	}
+}
+
+type fakeConnector struct {
+	status connector.Status
+	ready  error
+}
+
+func (c *fakeConnector) Status() connector.Status { return c.status }
+func (c *fakeConnector) Ready() error             { return c.ready }

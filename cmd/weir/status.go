@@ -6,15 +6,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"net"
+	"net/http"
 	"slices"
 	"strconv"
+	"sync"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/weirsync/weir/checkpoint"
+	"github.com/weirsync/weir/connector"
 	"github.com/weirsync/weir/connector/config"
 	"github.com/weirsync/weir/connector/kafka"
 )
@@ -58,9 +63,10 @@ func newStatusCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show how every connector stands",
-		Long: `Show state, lag, pending and parked records of every connector, from the store and from Kafka; a running weir is
-not asked. States: running, paused, halted (the credential is refused), outage (the vendor does not answer), held
-(a bulk-change guard, a gap or a lost store waits for an operator), stopped (no instance reported in the last 10 s).
+		Long: `Show state, lag, pending and parked records of every connector, from the store and from Kafka. A running weir is asked,
+at ops.listen, only where the store has no young report of it, as while the store takes no writes. States: running,
+paused, halted (the credential is refused), outage (the vendor, Kafka or the store does not answer), held (a bulk-change
+guard, a gap or a lost store waits for an operator), stopped (no instance reported in the last 10 s).
 
 Lag is end offset less committed offset. A number that cannot be told is null in JSON and ? in the table.`,
 		Example: `  weir status
@@ -95,21 +101,89 @@ func (a *app) statusOf(ctx context.Context, cfg *config.Config, store checkpoint
 	if err == nil {
 		defer admin.Close()
 	}
-	rep, problem := a.statusFrom(ctx, cfg, store, admin)
+	running := sync.OnceValue(func() map[string][]connectorStatus { return a.askRunning(ctx, cfg, store.ID()) })
+	rep, problem := a.statusFrom(ctx, cfg, store, admin, func(name string, reports []connectorStatus) []connectorStatus {
+		if len(reports) == 0 {
+			return running()[name]
+		}
+		return reports
+	})
 	return rep, errors.Join(err, problem)
 }
 
-// statusFrom reads the status of all connectors of the config; admin may be nil. The report is as complete as it
-// can be; the error says what could not be read.
-func (a *app) statusFrom(ctx context.Context, cfg *config.Config, store checkpoint.Store, admin *kafka.Admin) (statusReport, error) {
+// storeHeader tells with which store the weir works that answers.
+const storeHeader = "Weir-Store"
+
+// askTimeout bounds the question to a running weir: it is on this machine or near.
+const askTimeout = statusTimeout + time.Second
+
+// askRunning asks the weir that listens on ops.listen how its connectors stand: while its store takes no writes, no
+// report of it gets there. Nil if there is none, or it works with another store.
+func (a *app) askRunning(ctx context.Context, cfg *config.Config, storeID string) map[string][]connectorStatus {
+	host, port, err := net.SplitHostPort(cfg.Ops.Listen)
+	if err != nil || port == "0" {
+		return nil
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+"/api/v1/status", nil)
+	if err != nil {
+		return nil
+	}
+	if !cfg.Ops.Token.IsZero() {
+		token, err := cfg.Ops.Token.Value()
+		if err != nil {
+			return nil
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // no proxy: the token is for this host alone
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil
+	}
+	defer resp.Body.Close()
+	var rep statusReport
+	if resp.StatusCode != http.StatusOK || resp.Header.Get(storeHeader) != storeID || json.NewDecoder(io.LimitReader(resp.Body, statusBytesMax)).Decode(&rep) != nil {
+		return nil
+	}
+	running := make(map[string][]connectorStatus)
+	for _, c := range rep.Connectors {
+		if c.State != stateStopped {
+			running[c.Name] = []connectorStatus{c}
+		}
+	}
+	return running
+}
+
+// statusBytesMax bounds the answer of a running weir: some 100,000 partitions.
+const statusBytesMax = 16 << 20
+
+// liveStatus is a connector's own status in the form of the report.
+func liveStatus(s connector.Status) connectorStatus {
+	pending, inFlight := int64(s.Pending), int64(s.InFlight)
+	c := connectorStatus{Name: s.Name, State: s.State, Reason: s.Reason, Since: &s.Since, Lag: &s.Lag, Pending: &pending, InFlight: &inFlight, ETASeconds: s.ETASeconds}
+	for _, p := range s.Partitions {
+		c.Partitions = append(c.Partitions, partitionStatus{Topic: p.Topic, Partition: p.Partition, Mark: &p.Mark, End: &p.End, State: p.State, Reason: p.Reason})
+	}
+	return c
+}
+
+// statusFrom reads the status of all connectors of the config; admin may be nil. live says how a connector
+// stands that runs, given the young reports that the store has of it. The report is as complete as it can be; the
+// error says what could not be read.
+func (a *app) statusFrom(ctx context.Context, cfg *config.Config, store checkpoint.Store, admin *kafka.Admin, live func(name string, reports []connectorStatus) []connectorStatus) (statusReport, error) {
 	var problems []error
-	live, last, err := a.liveStatuses(ctx, store)
+	reports, last, err := a.liveStatuses(ctx, store)
 	if err != nil {
 		problems = append(problems, environment("read status from the store", err, ""))
 	}
 	rep := statusReport{Connectors: []connectorStatus{}}
 	for _, name := range cfg.Names() {
-		s, err := a.connectorStatus(ctx, cfg, name, store, admin, live[name], last[name])
+		s, err := a.connectorStatus(ctx, cfg, name, store, admin, live(name, reports[name]), last[name])
 		if err != nil {
 			problems = append(problems, environment("status of connector "+name, err, ""))
 		}
@@ -132,7 +206,7 @@ func (a *app) liveStatuses(ctx context.Context, store checkpoint.Store) (map[str
 			last[s.Connector] = s.At
 		}
 		var c connectorStatus
-		if a.Now().Sub(s.At) > liveFor {
+		if a.Now().Sub(s.At).Abs() > liveFor { // one of the future was written before the clock was set back
 			continue
 		}
 		if err := json.Unmarshal(s.JSON, &c); err != nil {

@@ -9,10 +9,16 @@ import (
 
 // Bounds of the breaker (design section 6, Outage).
 const (
-	breakerFailuresMin = 10                     // in a row, before it opens
-	breakerQuietMin    = 500 * time.Millisecond // without a success, before it opens: a mix of good and bad keys never opens it
-	probeFirst         = 250 * time.Millisecond
-	probeMax           = 2 * time.Second // so that full rate is back within 2 s of the vendor's return
+	breakerFailuresMin = 10 // in a row, before it opens
+	// Without a success, before it opens: a mix of good and bad keys never opens it. Class none does not wait for it: each
+	// request that it lets go on failing may be one that a person must look up.
+	breakerQuietMin = 500 * time.Millisecond
+	probeFirst      = 250 * time.Millisecond
+	probeMax        = 2 * time.Second // so that full rate is back within 2 s of the vendor's return
+
+	// HealthFirst and HealthMax are the waits between two health calls, while one fails twice as long each time.
+	HealthFirst = probeFirst
+	HealthMax   = probeMax / 2 // its success lets the next probe through, which is due within the other half
 )
 
 // State of a breaker.
@@ -43,6 +49,8 @@ type Gate struct {
 	since     time.Time
 	probeAt   time.Time
 	interval  time.Duration
+	guarded   bool // an open breaker lets a probe through only after Allow
+	allowed   bool
 	successes uint64
 	throttled time.Time // the vendor wants nothing of this operation until then
 }
@@ -65,6 +73,9 @@ func (g *Gate) Enter(now time.Time) (p *Pass, at time.Time, why string) {
 	case Open:
 		if now.Before(g.probeAt) {
 			return nil, g.probeAt, "outage"
+		}
+		if g.guarded && !g.allowed {
+			return nil, now.Add(probeFirst), "outage"
 		}
 		probe = true
 	case HalfOpen:
@@ -114,7 +125,7 @@ func (g *Gate) Leave(p *Pass, now time.Time, r Result) (changed bool) {
 		g.fails, g.lastOK = 0, now
 		g.successes++
 		if g.state != Closed {
-			g.state, g.since, g.interval = Closed, now, 0
+			g.state, g.since, g.interval, g.allowed = Closed, now, 0, false
 			return true
 		}
 	case Failing:
@@ -122,8 +133,8 @@ func (g *Gate) Leave(p *Pass, now time.Time, r Result) (changed bool) {
 		switch {
 		case p.Probe && g.state == HalfOpen:
 			g.interval = min(g.interval*2, probeMax)
-			g.state, g.probeAt = Open, now.Add(g.interval)
-		case g.state == Closed && g.fails >= breakerFailuresMin && now.Sub(g.lastOK) >= breakerQuietMin:
+			g.state, g.probeAt, g.allowed = Open, now.Add(g.interval), false
+		case g.state == Closed && g.fails >= breakerFailuresMin && (now.Sub(g.lastOK) >= breakerQuietMin || g.Operation.Class == profile.ClassNone):
 			g.state, g.since, g.interval = Open, now, probeFirst
 			g.probeAt = now.Add(g.interval)
 			return true
@@ -134,6 +145,22 @@ func (g *Gate) Leave(p *Pass, now time.Time, r Result) (changed bool) {
 		}
 	}
 	return false
+}
+
+// Guard says whether probes wait for something else that shows the vendor to be there, such as the profile's health
+// call: then an open breaker lets none through before Allow.
+func (g *Gate) Guard(on bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.guarded = on
+}
+
+// Allow lets one probe of a guarded gate through when it is due: it half-opens the breaker, and only that probe's
+// success closes it.
+func (g *Gate) Allow() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.allowed = g.state != Closed
 }
 
 // Successes counts requests that found the vendor healthy. A record's failures count against it only if another
@@ -149,6 +176,16 @@ func (g *Gate) Breaker() (State, time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.state, g.since
+}
+
+// ProbeAt is when an open breaker lets the next probe through; zero if it is not open.
+func (g *Gate) ProbeAt() time.Time {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.state != Open {
+		return time.Time{}
+	}
+	return g.probeAt
 }
 
 // Observe takes what an answer's headers say of the quota.
@@ -182,7 +219,7 @@ func (g *Gate) Room(now time.Time) int {
 	}
 	switch g.state {
 	case Open:
-		if now.Before(g.probeAt) {
+		if now.Before(g.probeAt) || g.guarded && !g.allowed {
 			return 0
 		}
 		return 1

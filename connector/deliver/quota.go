@@ -13,13 +13,15 @@ const slices = 512
 
 // A Quota keeps one limit of one credential's account. A slot is taken when a request starts and frees one
 // window after its answer, not after its send: the vendor may have counted it at any moment in between (design
-// section 6). Safe for concurrent use.
+// section 6). It counts by the time since it was made, on the monotonic clock: a wall clock that is set forward frees
+// nothing early, one that is set back holds nothing longer. Safe for concurrent use.
 type Quota struct {
 	Name   string
 	Limit  int
 	Window time.Duration
 	Burst  int // token bucket: its capacity; 0 for a sliding window
 
+	base     time.Time
 	mu       sync.Mutex
 	limit    int // learned down from headers
 	inFlight int
@@ -33,7 +35,7 @@ type Quota struct {
 
 // NewQuota makes the quota of a declared limit.
 func NewQuota(l *profile.Limit, now time.Time) *Quota {
-	q := &Quota{Name: l.Name, Limit: l.N, Window: l.Window, limit: l.N, filled: now}
+	q := &Quota{Name: l.Name, Limit: l.N, Window: l.Window, limit: l.N, base: now, filled: now}
 	if l.Kind == profile.TokenBucket {
 		q.Burst = max(l.Burst, 1)
 		q.tokens = float64(q.Burst)
@@ -41,7 +43,9 @@ func NewQuota(l *profile.Limit, now time.Time) *Quota {
 	return q
 }
 
-func (q *Quota) slice(t time.Time) int64 { return t.UnixNano() / (int64(q.Window) / slices) }
+func (q *Quota) slice(t time.Time) int64 { return int64(max(t.Sub(q.base), 0) / q.width()) }
+
+func (q *Quota) width() time.Duration { return q.Window / slices }
 
 // take takes a slot, or says when to ask again.
 func (q *Quota) take(now time.Time) time.Time {
@@ -74,7 +78,7 @@ func (q *Quota) take(now time.Time) time.Time {
 	// The oldest slice that has a count frees when the window has passed its end.
 	for s := q.first; ; s++ {
 		if q.counts[s%(slices+1)] > 0 {
-			return time.Unix(0, (s+slices+1)*(int64(q.Window)/slices))
+			return q.base.Add(time.Duration(s+slices+1) * q.width())
 		}
 	}
 }
@@ -103,7 +107,7 @@ func (q *Quota) free(now time.Time) {
 		return
 	}
 	q.advance(now)
-	// A clock that stepped back must not count into a slice that is forgotten (design section 6).
+	// A clock without a monotonic reading may step back, and must not count into a slice that is forgotten.
 	s := max(q.slice(now), q.first)
 	q.counts[s%(slices+1)]++
 	q.used++
@@ -136,7 +140,7 @@ func (q *Quota) observe(u profile.Usage, now time.Time) {
 		q.mu.Unlock()
 	}
 	if u.Remaining == 0 && u.Reset.After(now) {
-		q.close(u.Reset)
+		q.close(now.Add(u.Reset.Sub(now))) // from here on by the monotonic clock
 	}
 }
 

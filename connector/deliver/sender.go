@@ -188,7 +188,7 @@ func (s *Sender) Send(ctx context.Context, r *profile.Request) Exchange {
 	if s.cfg.UserAgent != "" {
 		req.Header.Set("User-Agent", s.cfg.UserAgent)
 	}
-	if s.cfg.Credential != nil {
+	if s.cfg.Credential != nil && !r.Anonymous {
 		if ex.token, err = s.cfg.Credential.authorize(req, r.Body); err != nil {
 			ex.Err = err
 			return ex

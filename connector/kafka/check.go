@@ -203,11 +203,6 @@ func (c *Consumer) checkOnce(ctx context.Context, cl *kgo.Client) {
 	k.told = cond != nil
 	k.mu.Unlock()
 	if tell {
-		if cond != nil {
-			c.log.Warn("kafka does not answer as it should", keyError, cond)
-		} else {
-			c.log.Info("kafka answers again")
-		}
 		c.call(func() { c.h.Changed(cond) })
 	}
 }
@@ -348,7 +343,6 @@ func (c *Consumer) tellTrouble(tp TP, seq uint64, err error) {
 		if !ok {
 			return
 		}
-		c.log.Warn("partition is held", keyTopic, tp.Topic, keyPartition, tp.Partition, keyError, err)
 		c.h.Trouble(tp, err)
 	})
 }

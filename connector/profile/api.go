@@ -97,6 +97,8 @@ type Request struct {
 	Path      string // with query, relative to the base URL
 	Header    http.Header
 	Body      []byte
+	// Anonymous: it carries no credential.
+	Anonymous bool
 	// IdempotencyKey is what the vendor recognises a repeat by; "" for classes overwrite and none.
 	IdempotencyKey string
 	// Fingerprint is the SHA-256, in hexadecimal, of the canonical request without its idempotency header.
