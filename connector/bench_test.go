@@ -47,7 +47,7 @@ func benchWorld(b *testing.B) *world {
 		outs[i] = kafka.Out{Topic: "canonical.contract", Partition: -1, Key: []byte(key), Value: w.encode("contract", fmt.Appendf(nil,
 			`{"event_id":"evt_%06d","event_type":"contract.created","occurred_at":"2026-01-01T00:00:00Z","source_system":"crm","correlation_id":null,"causation_id":null,
 			"tenant":"t1","entity_version":1,"operation":"upsert","contract_id":%q,"customer_id":"cust_1","status":"active","start_date":"2026-01-01","end_date":null,
-			"amount_minor":1000,"currency":"USD","billing_interval":"monthly","extensions":{}}`, i, key))}
+			"amount_minor":1000,"currency":"USD","billing_period":"monthly","extensions":{}}`, i, key))}
 	}
 	for len(outs) > 0 {
 		n := min(len(outs), 5000)

@@ -59,14 +59,29 @@ func (e *EncodeError) Error() string {
 //	bytes, fixed         base64 text, or []byte
 //	enum                 one of the symbols
 //
-// Nothing is coerced or ignored: an unknown field, a missing one without default and any other form are a problem
-// each. It does not check rules (Rules.Check does). Errors: *EncodeError, or a plain one for an unknown entity.
+// A field may have the name that an older version gave it (an alias). Nothing is coerced or ignored: an unknown field,
+// one given by two of its names, a missing one without default and any other form are a problem each. It does not check
+// rules (Rules.Check does). Errors: *EncodeError, or a plain one for an unknown entity.
 func (s *Set) Encode(entity string, fields map[string]any) ([]byte, error) {
 	sch, err := s.reader(entity)
 	if err != nil {
 		return nil, err
 	}
-	return s.EncodeWithID(entity, sch.ID, fields)
+	return sch.confluent(sch.ID, fields)
+}
+
+// EncodeVersion is Encode in an older version of the entity's schema, for a publisher that still writes it. A version
+// that the entity does not have is an error too.
+func (s *Set) EncodeVersion(entity string, version int, fields map[string]any) ([]byte, error) {
+	newest, err := s.reader(entity)
+	if err != nil {
+		return nil, err
+	}
+	if version < 1 || version > newest.Version {
+		return nil, fmt.Errorf("%s has no schema version %d: known are 1 to %d", entity, version, newest.Version)
+	}
+	sch := s.entities[entity][version-1] // versions have no holes
+	return sch.confluent(sch.ID, fields)
 }
 
 // EncodeWithID is Encode with the id that a registry gave the schema.
@@ -75,9 +90,14 @@ func (s *Set) EncodeWithID(entity string, id ID, fields map[string]any) ([]byte,
 	if err != nil {
 		return nil, err
 	}
+	return sch.confluent(id, fields)
+}
+
+// confluent encodes with the schema's own version, in Confluent framing.
+func (s *Schema) confluent(id ID, fields map[string]any) ([]byte, error) {
 	head := make([]byte, 5, 512)
 	binary.BigEndian.PutUint32(head[1:], uint32(id))
-	return sch.encode(head, fields)
+	return s.encode(head, fields)
 }
 
 // EncodeSingleObject is Encode in Avro single-object encoding: 0xc3 0x01 and the schema's fingerprint.
@@ -279,8 +299,19 @@ func (e *encoder) value(b []byte, t *Type, v any, path string, pii bool, depth i
 func (e *encoder) record(b []byte, t *Type, m map[string]any, path string, pii bool, depth int) []byte {
 	known := 0
 	for _, f := range t.Fields {
-		at := join(path, f.Name)
-		x, there := m[f.Name]
+		name := f.Name
+		x, there := m[name]
+		for _, a := range f.Aliases {
+			y, old := m[a]
+			switch {
+			case !old || t.Field(a) != nil:
+				continue
+			case there:
+				e.problem(join(path, a), "the same field as %s, which is there too", name)
+			}
+			name, x, there = a, y, true
+		}
+		at := join(path, name)
 		if !there {
 			if !f.HasDefault {
 				e.problem(at, "missing, and the schema has no default for it")
@@ -299,12 +330,17 @@ func (e *encoder) record(b []byte, t *Type, m map[string]any, path string, pii b
 	}
 	if known < len(m) {
 		for _, k := range slices.Sorted(maps.Keys(m)) {
-			if t.Field(k) == nil {
+			if !t.names(k) {
 				e.problem(join(path, cut(strings.ToValidUTF8(k, "?"))), "unknown field: %s", near(t, k))
 			}
 		}
 	}
 	return b
+}
+
+// names reports whether a field of the record has this name or alias.
+func (t *Type) names(k string) bool {
+	return t.Field(k) != nil || slices.ContainsFunc(t.Fields, func(f *Field) bool { return slices.Contains(f.Aliases, k) })
 }
 
 // near names the field that was probably meant.

@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,7 +27,7 @@ func decodeJSON(t testing.TB, text string) map[string]any {
 
 const invoiceJSON = `{"event_id":"evt-1","event_type":"invoice.issued","occurred_at":"2026-03-04T06:06:07.089+01:00","source_system":"crm",
 	"tenant":"acme","entity_version":7,"operation":"upsert","invoice_id":"inv-1","customer_id":"cus-1","status":"issued","currency":"USD",
-	"total_minor":9007199254740993,"line_items":[{"line_id":"l1","quantity":1,"unit_minor":9007199254740993,"amount_minor":9007199254740993}],
+	"total_minor":9007199254740993,"line_items":[{"line_id":"l1","quantity":1,"unit_price_minor":9007199254740993,"amount_minor":9007199254740993}],
 	"issued_at":"2026-03-04T05:06:07Z","extensions":{"finfusion":{"payment_method_id":"pm_1"}}}`
 
 func TestEncodeJSON(t *testing.T) {
@@ -39,8 +40,8 @@ func TestEncodeJSON(t *testing.T) {
 	want := map[string]any{
 		"event_id": "evt-1", "event_type": "invoice.issued", "occurred_at": at, "source_system": "crm", "correlation_id": nil, "causation_id": nil,
 		"tenant": "acme", "entity_version": int64(7), "operation": "upsert", "invoice_id": "inv-1", "contract_id": nil, "customer_id": "cus-1",
-		"status": "issued", "currency": "USD", "total_minor": int64(9007199254740993), "tax_minor": int64(0),
-		"line_items": []any{map[string]any{"line_id": "l1", "description": "", "quantity": int64(1), "unit_minor": int64(9007199254740993), "amount_minor": int64(9007199254740993)}},
+		"status": "issued", "purchase_order": nil, "currency": "USD", "total_minor": int64(9007199254740993), "tax_minor": int64(0),
+		"line_items": []any{map[string]any{"line_id": "l1", "description": "", "quantity": int64(1), "unit_price_minor": int64(9007199254740993), "amount_minor": int64(9007199254740993)}},
 		"issued_at":  at.Truncate(time.Second), "due_at": nil, "paid_at": nil,
 		"extensions": map[string]any{"finfusion": map[string]any{"payment_method_id": "pm_1"}},
 	}
@@ -72,7 +73,7 @@ func TestEncodeRefuses(t *testing.T) {
 		{"invoice", edit(`"quantity":1,`, ``), `line_items[0].quantity: missing, and the schema has no default for it`},
 		{"invoice", edit(`"quantity":1`, `"quantity":1,"quantty":2`), `line_items[0].quantty: unknown field: did you mean quantity?`},
 		{"invoice", edit(`"tenant"`, `"x":1,"tenant"`), `x: unknown field: known are event_id,`},
-		{"invoice", edit(`"status":"issued"`, `"status":"Issued"`), `status: want one of draft, open, issued, overdue, paid, void, refunded, got "Issued"`},
+		{"invoice", edit(`"status":"issued"`, `"status":"Issued"`), `status: want one of draft, open, issued, overdue, paid, void, refunded, uncollectible, got "Issued"`},
 		{"invoice", edit(`"line_items":[`, `"line_items":[7,`), `line_items[0]: want an object, got 7`},
 		{"invoice", edit(`"issued_at":"2026-03-04T05:06:07Z"`, `"issued_at":1772600767`), `issued_at: want an RFC 3339 time like 2006-01-02T15:04:05Z, got 1772600767`},
 		{"invoice", edit(`"issued_at":"2026-03-04T05:06:07Z"`, `"issued_at":"2026-03-04T05:06:07.0001Z"`), `issued_at: want a time no finer than a millisecond`},
@@ -216,9 +217,9 @@ func TestRedact(t *testing.T) {
 	before := clone(in)
 	got := s.Redact("customer", in)
 	want := with(envelope("customer.updated"), map[string]any{
-		"customer_id": "cus-1", "kind": "person", "legal_name": Masked, "first_name": Masked, "last_name": Masked, "email": Masked, "phone": Masked,
+		"customer_id": "cus-1", "kind": "person", "legal_name": Masked, "first_name": Masked, "last_name": Masked, "email": Masked, "phone": Masked, "locale": "en-US",
 		"billing_address": map[string]any{"line1": Masked, "line2": nil, "city": Masked, "region": Masked, "postal_code": Masked, "country": "US"},
-		"currency":        "USD", "region": "us", "status": "active",
+		"currency":        "USD", "data_region": "us", "status": "active",
 		"consents":   []any{map[string]any{"purpose": "payments", "reference": "doc-9", "granted_at": at.Add(-time.Hour), "revoked_at": nil}},
 		"extensions": map[string]any{"pushcash": map[string]any{"date_of_birth": Masked, "{0}": Masked}},
 		"unknown_1":  Masked,
@@ -234,5 +235,61 @@ func TestRedact(t *testing.T) {
 	}
 	if got := s.Redact("customer", map[string]any{"consents": "Ada", "currency": map[string]any{"Ada": 1}}); got["consents"] != Masked || got["currency"] != Masked {
 		t.Errorf("values that are not what the schema says: %v", got)
+	}
+}
+
+// A field may be given by the name that an older version gave it, once.
+func TestEncodeByOlderNames(t *testing.T) {
+	t.Parallel()
+	s := embedded(t)
+	older := decodeJSON(t, strings.Replace(invoiceJSON, `"unit_price_minor"`, `"unit_minor"`, 1))
+	got, err := s.Encode("invoice", older)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := encoded(t, s, "invoice", decodeJSON(t, invoiceJSON)); !bytes.Equal(got, want) {
+		t.Errorf("by the older name: %x, want %x", got, want)
+	}
+	for text, want := range map[string]string{
+		strings.Replace(invoiceJSON, `"unit_price_minor"`, `"unit_minor":1,"unit_price_minor"`, 1):              `line_items[0].unit_minor: the same field as unit_price_minor, which is there too`,
+		strings.Replace(invoiceJSON, `"unit_price_minor":9007199254740993`, `"unit_minor":"1"`, 1):              `line_items[0].unit_minor: want an integer, got "1"`,
+		strings.Replace(invoiceJSON, `"unit_price_minor"`, `"unit_price"`, 1):                                   `line_items[0].unit_price_minor: missing`,
+		strings.Replace(invoiceJSON, `"unit_price_minor"`, `"unit_minor":1,"surprise":2,"unit_price_minor"`, 1): `line_items[0].surprise: unknown field`,
+	} {
+		if _, err := s.Encode("invoice", decodeJSON(t, text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v\nwant %s", err, want)
+		}
+	}
+}
+
+func TestEncodeVersion(t *testing.T) {
+	t.Parallel()
+	s := embedded(t)
+	d := embeddedDecoder(t, DecoderOptions{})
+	now := decodeJSON(t, invoiceJSON)
+	before := decodeJSON(t, strings.Replace(invoiceJSON, `"unit_price_minor"`, `"unit_minor"`, 1))
+	value, err := s.EncodeVersion("invoice", 1, before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, err1 := d.Decode(t.Context(), record("invoice", "inv-1", value))
+	two, err2 := d.Decode(t.Context(), record("invoice", "inv-1", encoded(t, s, "invoice", now)))
+	if err1 != nil || err2 != nil {
+		t.Fatal(err1, err2)
+	}
+	if one.SchemaVersion != 1 || one.SchemaID != 3 || two.SchemaVersion != 2 || !reflect.DeepEqual(one.Fields, two.Fields) {
+		t.Errorf("version 1 reads as %+v\nversion 2 as %+v", one, two)
+	}
+	for version, want := range map[int]string{0: "no schema version 0", 3: "known are 1 to 2", -1: "no schema version -1"} {
+		if _, err := s.EncodeVersion("invoice", version, now); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("version %d: got %v, want an error with %q", version, err, want)
+		}
+	}
+	// An older version does not know the newer names: nothing is ignored.
+	if _, err := s.EncodeVersion("invoice", 1, now); err == nil || !strings.Contains(err.Error(), "line_items[0].unit_price_minor: unknown field") {
+		t.Errorf("a newer name in version 1: got %v", err)
+	}
+	if _, err := s.EncodeVersion("client", 1, now); err == nil || !strings.Contains(err.Error(), `entity "client"`) {
+		t.Errorf("an unknown entity: got %v", err)
 	}
 }

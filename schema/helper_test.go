@@ -28,9 +28,9 @@ func with(m map[string]any, more map[string]any) map[string]any {
 func customerFields() map[string]any {
 	return with(envelope("customer.updated"), map[string]any{
 		"customer_id": "cus-1", "kind": "person", "legal_name": "Ada Lovelace", "first_name": "Ada", "last_name": "Lovelace",
-		"email": "ada@example.com", "phone": "+15555550100",
+		"email": "ada@example.com", "phone": "+15555550100", "locale": "en-US",
 		"billing_address": map[string]any{"line1": "1 Main St", "line2": nil, "city": "Springfield", "region": "IL", "postal_code": "62701", "country": "US"},
-		"currency":        "USD", "region": "us", "status": "active",
+		"currency":        "USD", "data_region": "us", "status": "active",
 		"consents":   []any{map[string]any{"purpose": "payments", "reference": "doc-9", "granted_at": at.Add(-time.Hour), "revoked_at": nil}},
 		"extensions": map[string]any{"pushcash": map[string]any{"date_of_birth": "1985-12-10", "identity_verified": "true"}, "finfusion": map[string]any{"payment_method_id": "pm_1"}},
 	})
@@ -39,17 +39,17 @@ func customerFields() map[string]any {
 func contractFields() map[string]any {
 	return with(envelope("contract.signed"), map[string]any{
 		"contract_id": "con-1", "customer_id": "cus-1", "status": "active", "start_date": "2026-01-01", "end_date": nil,
-		"amount_minor": int64(4900), "currency": "USD", "billing_interval": "monthly", "extensions": map[string]any{},
+		"amount_minor": int64(4900), "currency": "USD", "billing_period": "monthly", "included_units": int64(1000), "extensions": map[string]any{},
 	})
 }
 
 func invoiceFields() map[string]any {
 	return with(envelope("invoice.issued"), map[string]any{
-		"invoice_id": "inv-1", "contract_id": "con-1", "customer_id": "cus-1", "status": "issued", "currency": "USD",
+		"invoice_id": "inv-1", "contract_id": "con-1", "customer_id": "cus-1", "status": "issued", "purchase_order": "PO-7", "currency": "USD",
 		"total_minor": int64(11900), "tax_minor": int64(1900),
 		"line_items": []any{
-			map[string]any{"line_id": "l1", "description": "Seats", "quantity": int64(4), "unit_minor": int64(2000), "amount_minor": int64(8000)},
-			map[string]any{"line_id": "l2", "description": "Support", "quantity": int64(1), "unit_minor": int64(2000), "amount_minor": int64(2000)},
+			map[string]any{"line_id": "l1", "description": "Seats", "quantity": int64(4), "unit_price_minor": int64(2000), "amount_minor": int64(8000)},
+			map[string]any{"line_id": "l2", "description": "Support", "quantity": int64(1), "unit_price_minor": int64(2000), "amount_minor": int64(2000)},
 		},
 		"issued_at": at, "due_at": at.Add(30 * 24 * time.Hour), "paid_at": nil, "extensions": map[string]any{},
 	})

@@ -16,7 +16,7 @@ func TestEmbeddedRules(t *testing.T) {
 		t.Fatal(err)
 	}
 	line := func(quantity, unit, amount int64) map[string]any {
-		return map[string]any{"line_id": "l", "description": "", "quantity": quantity, "unit_minor": unit, "amount_minor": amount}
+		return map[string]any{"line_id": "l", "description": "", "quantity": quantity, "unit_price_minor": unit, "amount_minor": amount}
 	}
 	long := strings.Repeat("ü", 256)
 	address := func(country string) map[string]any {
@@ -62,9 +62,13 @@ func TestEmbeddedRules(t *testing.T) {
 		{"customer", change{"email": "ada+tag@mail.example.co.uk"}, "", ""},
 		{"customer", change{"currency": "usd"}, "customer.currency", "currency"},
 		{"customer", change{"currency": "XXX"}, "customer.currency", "currency"},
-		{"customer", change{"region": "eu west"}, "customer.region", "region"},
-		{"customer", change{"region": "eu-west-1"}, "", ""},
-		{"customer", change{"region": nil}, "", ""},
+		{"customer", change{"data_region": "eu west"}, "customer.region", "data_region"},
+		{"customer", change{"data_region": "eu-west-1"}, "", ""},
+		{"customer", change{"data_region": nil}, "", ""},
+		{"customer", change{"locale": "en_US"}, "customer.locale", "locale"},
+		{"customer", change{"locale": "en-" + strings.Repeat("abcdefgh-", 4) + "x"}, "customer.locale", "locale"},
+		{"customer", change{"locale": "zh-Hant-TW"}, "", ""},
+		{"customer", change{"locale": nil}, "", ""},
 		{"customer", change{"billing_address": address("USA")}, "customer.country", "billing_address.country"},
 		{"customer", change{"billing_address": address("de")}, "customer.country", "billing_address.country"},
 		{"customer", change{"billing_address": nil}, "", ""},
@@ -78,14 +82,19 @@ func TestEmbeddedRules(t *testing.T) {
 		{"contract", change{"end_date": "2025-12-31"}, "contract.dates", "end_date"},
 		{"contract", change{"end_date": "2026-01-01"}, "", ""},
 
+		{"contract", change{"included_units": int64(-1)}, "contract.included_units", "included_units"},
+		{"contract", change{"included_units": int64(1) << 40}, "", ""},
+
 		{"invoice", change{"invoice_id": ""}, "invoice.invoice_id", "invoice_id"},
 		{"invoice", change{"customer_id": ""}, "invoice.customer_id", "customer_id"},
 		{"invoice", change{"contract_id": ""}, "invoice.contract_id", "contract_id"},
 		{"invoice", change{"contract_id": nil}, "", ""},
+		{"invoice", change{"purchase_order": ""}, "invoice.purchase_order", "purchase_order"},
+		{"invoice", change{"purchase_order": nil}, "", ""},
 		{"invoice", change{"currency": ""}, "invoice.currency", "currency"},
 		{"invoice", change{"line_items": []any{line(1, 5, 5), line(2, 5, 11)}}, "invoice.line_amount", "line_items[1].amount_minor"},
 		{"invoice", change{"line_items": []any{line(math.MaxInt64, 2, 1)}}, "invoice.line_amount", "line_items[0].amount_minor"},
-		{"invoice", change{"line_items": []any{map[string]any{"line_id": "", "description": "", "quantity": int64(0), "unit_minor": int64(0), "amount_minor": int64(0)}}}, "invoice.line_id", "line_items[0].line_id"},
+		{"invoice", change{"line_items": []any{map[string]any{"line_id": "", "description": "", "quantity": int64(0), "unit_price_minor": int64(0), "amount_minor": int64(0)}}}, "invoice.line_id", "line_items[0].line_id"},
 		{"invoice", change{"total_minor": int64(11901)}, "invoice.total", "total_minor"},
 		{"invoice", change{"line_items": []any{line(1, math.MaxInt64, math.MaxInt64), line(1, 1, 1)}}, "invoice.total", "total_minor"},
 		{"invoice", change{"line_items": []any{line(1, math.MaxInt64, math.MaxInt64), line(1, 1, 1)}, "tax_minor": int64(0), "total_minor": int64(math.MinInt64)}, "invoice.total", "total_minor"},

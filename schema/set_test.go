@@ -19,6 +19,10 @@ func TestReleasedSchemasNeverChange(t *testing.T) {
 		{"customer.v1.avsc", "canonical.customer-value", "d39f4c5380203283", 1, 1},
 		{"contract.v1.avsc", "canonical.contract-value", "55e0845200e3e470", 1, 2},
 		{"invoice.v1.avsc", "canonical.invoice-value", "9e51673de71f0e72", 1, 3},
+		{"customer.v2.avsc", "canonical.customer-value", "7384204c2d70754f", 2, 4},
+		{"contract.v2.avsc", "canonical.contract-value", "c7ede2dad6f2ecaa", 2, 5},
+		{"invoice.v2.avsc", "canonical.invoice-value", "a8b3ab5ad054d0d6", 2, 6},
+		{"contract.v3.avsc", "canonical.contract-value", "7a32af9e48ebdd2f", 3, 7},
 	}
 	s := embedded(t)
 	n := 0

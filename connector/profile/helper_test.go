@@ -47,9 +47,9 @@ func event(entity, key string, version int64, f fields, change fields) *schema.E
 func customer(change fields) *schema.Event {
 	return event("customer", "c-1", 3, fields{
 		"customer_id": "c-1", "kind": "person", "legal_name": "Ada Maria Lovelace", "first_name": nil, "last_name": nil,
-		"email": "ada@example.com", "phone": nil,
+		"email": "ada@example.com", "phone": nil, "locale": nil,
 		"billing_address": fields{"line1": "1 Main St", "line2": nil, "city": "Oakland", "region": "US-CA", "postal_code": "94601", "country": "US"},
-		"currency":        "USD", "region": nil, "status": "active", "consents": []any{},
+		"currency":        "USD", "data_region": nil, "status": "active", "consents": []any{},
 		"extensions": fields{"pushcash": fields{"date_of_birth": "1990-12-10", "government_id_type": "drivers_license",
 			"government_id_last4": "1234", "government_id_state": "CA", "identity_verified": "true"}},
 	}, change)
@@ -58,13 +58,13 @@ func customer(change fields) *schema.Event {
 func contract(change fields) *schema.Event {
 	return event("contract", "k-1", 2, fields{
 		"contract_id": "k-1", "customer_id": "c-1", "status": "active", "start_date": "2026-01-01", "end_date": nil,
-		"amount_minor": int64(9900), "currency": "USD", "billing_interval": "monthly", "extensions": fields{},
+		"amount_minor": int64(9900), "currency": "USD", "billing_period": "monthly", "included_units": int64(0), "extensions": fields{},
 	}, change)
 }
 
 func invoice(change fields) *schema.Event {
 	return event("invoice", "i-1", 7, fields{
-		"invoice_id": "i-1", "contract_id": nil, "customer_id": "c-1", "status": "open", "currency": "USD",
+		"invoice_id": "i-1", "contract_id": nil, "customer_id": "c-1", "status": "open", "purchase_order": nil, "currency": "USD",
 		"total_minor": int64(12500), "tax_minor": int64(0), "line_items": []any{}, "issued_at": at, "due_at": nil, "paid_at": nil,
 		"extensions": fields{},
 	}, change)

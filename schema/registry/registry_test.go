@@ -267,7 +267,7 @@ func TestDecoderWithRegistry(t *testing.T) {
 	value, err := set.EncodeWithID("contract", 4001, map[string]any{
 		"event_id": "e", "event_type": "t", "occurred_at": "2026-01-01T00:00:00Z", "source_system": "s", "tenant": "t", "entity_version": 1,
 		"operation": "upsert", "contract_id": "c", "customer_id": "d", "status": "active", "start_date": "2026-01-01", "amount_minor": 5,
-		"currency": "USD", "billing_interval": "monthly",
+		"currency": "USD", "billing_period": "monthly",
 	})
 	if err != nil {
 		t.Fatal(err)
