@@ -286,6 +286,20 @@ type Begin struct {
 	Plan        []Step
 	// Event is what Find shows of the record while it has no outcome. It may be empty.
 	Event Event
+	// Batch is the request that the record shares with others, nil if it has one of its own. All its members are
+	// begun in one call. A member of a batch that is begun again on the same step, in another batch or alone, is begun
+	// anew: the earlier request was answered, and without an effect of the member's.
+	Batch *BatchSend
+}
+
+// A BatchSend is a record's place in a request that carries several (design section 6, Batch).
+type BatchSend struct {
+	ID    string `json:"id"`    // unique for ever; also the request's idempotency key where it has one
+	Index int    `json:"index"` // of the record among Size
+	Size  int    `json:"size"`
+	// First and Last are the lowest and the highest offset of the members, which are of one partition and route.
+	First int64 `json:"first"`
+	Last  int64 `json:"last"`
 }
 
 // Progress is a finished step of a plan with the entity state that it leaves, one transaction.

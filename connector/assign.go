@@ -124,6 +124,7 @@ func (c *Connector) take(ctx context.Context, a kafka.Assignment, fresh map[stri
 			o := &rec.Open[i]
 			p.open[position{o.Offset, o.Route}] = o
 		}
+		p.rejoin = rejoinings(p.open)
 	}
 	skips, err := c.cfg.Store.Skips(ctx, id)
 	if err != nil {

@@ -163,6 +163,8 @@ type Connector struct {
 	ready          []*keyLane
 	readyHead      int
 	inFlight       int
+	gathering      map[batchKey]*bundle
+	bundles        []*bundle // ready to be sent
 	batch          checkpoint.Batch
 	batchTasks     []settled
 	evidence       []checkpoint.Evidence
@@ -210,7 +212,9 @@ type partition struct {
 	acquired     time.Time
 	suspects     map[checkpoint.EntityKey]bool // keys whose oldest outcome-less record was seen
 	open         map[position]*checkpoint.Open
-	last         int64 // highest offset with a ledger row when the partition was acquired
+	rejoin       map[string]*rejoining // batches that were begun before the restart, by id
+	batches      atomic.Uint64         // begun in this assignment
+	last         int64                 // highest offset with a ledger row when the partition was acquired
 	skips        []checkpoint.Skip
 
 	intake        chan struct{} // size 1: a hint that queued has batches
@@ -260,6 +264,7 @@ func New(cfg Config, source func(kafka.Handler) (Source, error)) (*Connector, er
 		waiting:   make(map[checkpoint.Position]*task),
 		releasing: make(map[checkpoint.Position]bool),
 		haltKeys:  make(map[checkpoint.EntityKey]bool),
+		gathering: make(map[batchKey]*bundle),
 		started:   time.Now(),
 	}
 	var err error

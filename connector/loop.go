@@ -81,6 +81,7 @@ const (
 	laneRef     // waits for a reference
 	laneHorizon // waits until the send horizon has passed it
 	laneHalted  // waits for the credential
+	laneBatch   // its head is in a bundle: gathered, on its way, or waiting for the others of its batch
 )
 
 type (
@@ -90,7 +91,7 @@ type (
 
 // wake puts a lane into the ready queue.
 func (c *Connector) wake(l *keyLane) {
-	if l.Where == laneReady || l.Where == laneBusy || l.Head() == nil {
+	if l.Where == laneReady || l.Where == laneBusy || l.Where == laneBatch || l.Head() == nil {
 		return
 	}
 	l.Where = laneReady
@@ -102,6 +103,7 @@ func (c *Connector) dispatch() {
 	if c.failed != nil {
 		return
 	}
+	c.dispatchBundles()
 	for len(c.ready) > c.readyHead && c.inFlight < c.cfg.MaxInFlight {
 		l := c.ready[c.readyHead]
 		c.ready[c.readyHead] = nil
@@ -151,24 +153,42 @@ func (c *Connector) dispatch() {
 // A gateQueue holds the lanes that wait for one operation's breaker or quota.
 type gateQueue struct {
 	*deliver.Gate
-	op     *profile.Operation
-	lanes  []*keyLane
-	at     time.Time // do not ask before
-	why    string
-	since  time.Time
-	timer  *time.Timer
-	outage *trouble // since when its breaker is open
+	op      *profile.Operation
+	lanes   []*keyLane
+	bundles []*bundle
+	at      time.Time // do not ask before
+	why     string
+	since   time.Time
+	timer   *time.Timer
+	outage  *trouble // since when its breaker is open
+}
+
+// waiting is how many requests wait for the gate.
+func (g *gateQueue) waiting() int { return len(g.lanes) + len(g.bundles) }
+
+// keys is of how many keys they are.
+func (g *gateQueue) keys() int {
+	n := len(g.lanes)
+	for _, b := range g.bundles {
+		n += len(b.items)
+	}
+	return n
+}
+
+// await sees to it that the gate is asked again (loop).
+func (g *gateQueue) await(c *Connector) {
+	if g.timer == nil {
+		g.timer = time.AfterFunc(max(g.at.Sub(c.now()), time.Millisecond), func() {
+			c.do(func() { c.openGate(g) })
+		})
+	}
 }
 
 // waitAtGate queues a lane, in order of arrival, until its gate may open.
 func (c *Connector) waitAtGate(l *keyLane, g *gateQueue) {
 	l.Where = laneGated
 	g.lanes = append(g.lanes, l)
-	if g.timer == nil {
-		g.timer = time.AfterFunc(max(g.at.Sub(c.now()), time.Millisecond), func() {
-			c.do(func() { c.openGate(g) })
-		})
-	}
+	g.await(c)
 }
 
 // openGate wakes as many lanes as may get through at once. What does not fit comes back here.
@@ -182,6 +202,11 @@ func (c *Connector) openGate(g *gateQueue) {
 		c.guard()
 	}
 	n := g.Room(c.now())
+	for len(g.bundles) > 0 && n > 0 {
+		c.bundles = append(c.bundles, g.bundles[0])
+		g.bundles = g.bundles[1:]
+		n--
+	}
 	for len(g.lanes) > 0 && n > 0 {
 		l := g.lanes[0]
 		g.lanes = g.lanes[1:]
@@ -191,10 +216,10 @@ func (c *Connector) openGate(g *gateQueue) {
 		c.wake(l)
 		n--
 	}
-	if len(g.lanes) > 0 && g.timer == nil {
+	if g.waiting() > 0 && g.timer == nil {
 		g.timer = time.AfterFunc(50*time.Millisecond, func() { c.do(func() { c.openGate(g) }) })
 	}
-	if len(g.lanes) == 0 {
+	if g.waiting() == 0 {
 		g.why = ""
 	}
 }

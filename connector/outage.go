@@ -50,7 +50,7 @@ func (c *Connector) vendorAnswers() {
 		if g.outage == nil {
 			continue
 		}
-		if s, _ := g.Breaker(); len(g.lanes) == 0 && s == deliver.Open {
+		if s, _ := g.Breaker(); g.waiting() == 0 && s == deliver.Open {
 			g.outage = nil
 			continue
 		}
@@ -70,7 +70,7 @@ func (c *Connector) guard() {
 	health := c.cfg.Profile.Health != nil
 	safe := slices.ContainsFunc(c.operations, func(g *gateQueue) bool {
 		s, _ := g.Breaker()
-		return g.op.Class != profile.ClassNone && (s == deliver.HalfOpen || s == deliver.Open && len(g.lanes) > 0)
+		return g.op.Class != profile.ClassNone && (s == deliver.HalfOpen || s == deliver.Open && g.waiting() > 0)
 	})
 	for _, g := range c.operations {
 		g.Guard(health || safe && g.op.Class == profile.ClassNone)

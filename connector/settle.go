@@ -82,6 +82,16 @@ func (c *Connector) finish(t *task, n next) {
 			w.blamed, w.blamedAt = true, c.successes
 		}
 		c.suspectCredential(n.reason)
+	case nextBatch:
+		if probe {
+			// It is to show whether the credential works: it does not wait for others.
+			w.alone, c.haltProbe = true, l
+			c.wake(l)
+		} else {
+			c.gather(t)
+		}
+	case nextRejoin:
+		c.rejoined(t, n.why)
 	case nextLost:
 		c.lost(w.part, n.err)
 	}

@@ -91,8 +91,8 @@ func (c *Connector) measure() {
 		s.State, s.Reason, s.Since = StateOutage, why, c.outage.since
 	}
 	for _, g := range c.operations {
-		if len(g.lanes) > 0 && g.why == "quota" && s.State == StateRunning {
-			s.Reason = fmt.Sprintf("quota of operation %s is used up; %d keys wait until %s", g.op.Name, len(g.lanes), g.at.UTC().Format(time.RFC3339))
+		if g.waiting() > 0 && g.why == "quota" && s.State == StateRunning {
+			s.Reason = fmt.Sprintf("quota of operation %s is used up; %d keys wait until %s", g.op.Name, g.keys(), g.at.UTC().Format(time.RFC3339))
 		}
 	}
 	if t := c.halted; t != nil {

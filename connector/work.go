@@ -42,6 +42,11 @@ type work struct {
 	request *profile.Request // of the next step, once built: a repeat sends the same bytes
 	begun   bool             // the next step's Begin is durable
 
+	batch        *checkpoint.BatchSend // the batch that it rejoins
+	rejoinBroken string                // why that cannot be repeated
+	alone        bool                  // its request has no others to go with
+	single       bool                  // it was sent in a request of its own
+
 	gate       *gateQueue // the operation that it waited for last
 	attempts   []checkpoint.Attempt
 	backoff    *deliver.Backoff
@@ -87,7 +92,9 @@ const (
 	nextGate            // breaker or quota
 	nextReference
 	nextHalt
-	nextLost // the partition is no longer ours
+	nextBatch  // with others
+	nextRejoin // with the others of a batch that was begun before the restart; why says what is in the way
+	nextLost   // the partition is no longer ours
 )
 
 // next is what a worker tells the loop.
@@ -288,7 +295,9 @@ func (c *Connector) plan(t *task, state *checkpoint.State, rs checkpoint.RouteSt
 		}
 	}
 	class := w.steps[w.step].Operation.Class
-	if t.Offset < w.part.lostBelow && class == profile.ClassNone && (w.entry == nil || w.entry.Cause != checkpoint.CauseAmbiguous) {
+	batch := w.steps[w.step].Operation.Batch
+	unknown := class == profile.ClassNone || batch != nil && !batch.OwnKeys() // a repeat could be a second effect
+	if t.Offset < w.part.lostBelow && unknown && (w.entry == nil || w.entry.Cause != checkpoint.CauseAmbiguous) {
 		// Whatever the store says: what it lost may have been the Begin of this record.
 		return c.park(t, ambiguous("the store lost data, so this record may have been sent before")), true
 	}
@@ -392,6 +401,9 @@ func (c *Connector) begunBefore(t *task) (next, bool) {
 	if b.Step != step.Name {
 		return next{}, false // an earlier step's, finished
 	}
+	if b.Batch != nil {
+		return c.rejoin(t, b)
+	}
 	req, err := step.Build(w.in, w.gens[w.step])
 	op := step.Operation
 	switch {
@@ -449,13 +461,16 @@ func (c *Connector) send(t *task) (n next, done bool) {
 	if gate == nil {
 		return c.park(t, ambiguous("it may have been sent with operation "+op.Name+", which the profile no longer has")), true
 	}
+	if batchable(t) {
+		return next{kind: nextBatch}, true
+	}
 	pass, at, why := gate.Enter(c.now())
 	if pass == nil {
 		return next{kind: nextGate, gate: gate, at: at, why: why}, true
 	}
 	// After a change of mapping the send horizon still speaks for the old one, so each send says which made it.
 	mixed := w.part.mapping != "" && w.part.mapping != c.cfg.Profile.Version
-	if (op.Class == profile.ClassNone || op.KeyRetention > 0 || t.Released || mixed) && !w.begun {
+	if (op.Class == profile.ClassNone || op.KeyRetention > 0 || op.Batch != nil || t.Released || mixed) && !w.begun {
 		err := c.persist("begin a send", func() error {
 			return c.cfg.Store.Begin(c.ctx, []checkpoint.Begin{{Lease: w.part.lease, Offset: t.Offset, Route: t.Route.Name, Step: step.Name,
 				Operation: op.Name, Key: w.request.IdempotencyKey, Fingerprint: w.request.Fingerprint, Generation: w.gens[w.step],
@@ -473,7 +488,7 @@ func (c *Connector) send(t *task) (n next, done bool) {
 		gate.Leave(pass, c.now(), deliver.Unused)
 		return c.park(t, ambiguous("its send is older than the vendor keeps idempotency keys, so a repeat could be a second effect")), true
 	}
-	w.sent = true
+	w.sent, w.single = true, true
 	ex := c.cfg.Sender.Send(c.ctx, w.request)
 	c.cfg.Fail("answered")
 	return c.judge(t, step, gate, pass, ex)
@@ -484,35 +499,12 @@ func (c *Connector) judge(t *task, step *profile.Step, gate *gateQueue, pass *de
 	w := t.Work
 	op := step.Operation
 	now := c.now()
-	a := checkpoint.Attempt{N: len(w.attempts) + 1, At: ex.At.UTC(), Step: step.Name, Sent: ex.Sent, Took: ex.Took}
-	if !w.waited.IsZero() {
-		a.Wait = ex.At.Sub(w.waited)
-	}
-	w.waited = ex.At.Add(ex.Took)
-	j := profile.Judgement{Verdict: profile.Retry}
-	health := deliver.Failing
-	switch {
-	case ex.Sent == checkpoint.Answered:
-		a.Status = ex.Answer.Status
-		j = op.Judge(ex.Answer)
-		health = deliver.Healthy
-		if j.Verdict == profile.Retry && ex.Answer.Status >= 500 {
-			health = deliver.Failing
-		} else if j.Verdict == profile.Throttle {
-			health = deliver.Throttled
-		}
+	j, health := c.weigh(op, ex)
+	if ex.Sent == checkpoint.Answered {
 		gate.Observe(op.Usage(ex.Answer), now)
-	case ex.Sent == checkpoint.NotSent:
-		j.NoEffect = true
-		j.Reason = "not_sent"
-		if _, ok := errors.AsType[*deliver.CredentialError](ex.Err); ok {
-			j.Verdict, health = profile.Halt, deliver.Unused
-		}
-	default:
-		j.Reason = "answer_lost"
-		if op.Class == profile.ClassOverwrite {
-			w.lateUntil = now.Add(op.LateApply)
-		}
+	}
+	if ex.Sent == checkpoint.AnswerLost && op.Class == profile.ClassOverwrite {
+		w.lateUntil = now.Add(op.LateApply)
 	}
 	var res *profile.Result
 	if j.Verdict == profile.Accept || j.Verdict == profile.AcceptPending || j.Verdict == profile.Duplicate {
@@ -523,13 +515,7 @@ func (c *Connector) judge(t *task, step *profile.Step, gate *gateQueue, pass *de
 			j = profile.Judgement{Verdict: profile.Retry, Reason: "answer_incomplete: " + err.Error()}
 		}
 	}
-	a.Verdict, a.Guidance = string(j.Verdict), j.Guidance
-	if ex.Err != nil {
-		a.Detail = bounded(ex.Err.Error())
-	} else if j.Reason != "" {
-		a.Detail = bounded(j.Reason)
-	}
-	w.attempts = append(w.attempts, a)
+	a := c.noteAttempt(t, step, ex, j, "")
 	if health == deliver.Failing && ex.Sent != checkpoint.NotSent && w.failures >= aloneMin && !pass.Probe {
 		// A record that failed while others succeeded says nothing of the vendor: it must not open the breaker.
 		health = deliver.Alone
@@ -542,7 +528,69 @@ func (c *Connector) judge(t *task, step *profile.Step, gate *gateQueue, pass *de
 		c.do(func() { c.breakerNews(gate, detail) })
 	}
 	c.cfg.Observer.Attempted(t.Route.Name, op.Name, attemptOutcome(op, j, ex), a.Status, ex.Took)
+	return c.act(t, step, gate, ex, j, res, a, health)
+}
 
+// weigh says how an exchange reads, and what it says of the vendor's health.
+func (c *Connector) weigh(op *profile.Operation, ex deliver.Exchange) (j profile.Judgement, health deliver.Result) {
+	j, health = profile.Judgement{Verdict: profile.Retry}, deliver.Failing
+	switch {
+	case ex.Sent == checkpoint.Answered:
+		j = op.Judge(ex.Answer)
+		health = deliver.Healthy
+		if j.Verdict == profile.Retry && ex.Answer.Status >= 500 {
+			health = deliver.Failing
+		} else if j.Verdict == profile.Throttle {
+			health = deliver.Throttled
+		}
+	case ex.Sent == checkpoint.NotSent:
+		j.NoEffect = true
+		j.Reason = "not_sent"
+		if _, ok := errors.AsType[*deliver.CredentialError](ex.Err); ok {
+			j.Verdict, health = profile.Halt, deliver.Unused
+		}
+	default:
+		j.Reason = "answer_lost"
+	}
+	return j, health
+}
+
+// noteAttempt adds an exchange to the record's attempts. place says where in a batch it was, "" if it was alone.
+func (c *Connector) noteAttempt(t *task, step *profile.Step, ex deliver.Exchange, j profile.Judgement, place string) checkpoint.Attempt {
+	w := t.Work
+	a := checkpoint.Attempt{N: len(w.attempts) + 1, At: ex.At.UTC(), Step: step.Name, Sent: ex.Sent, Took: ex.Took, Status: statusOf(ex),
+		Verdict: string(j.Verdict), Guidance: j.Guidance, Detail: place}
+	if !w.waited.IsZero() {
+		a.Wait = ex.At.Sub(w.waited)
+	}
+	w.waited = ex.At.Add(ex.Took)
+	more := j.Reason
+	if ex.Err != nil {
+		more = ex.Err.Error()
+	}
+	if more != "" {
+		if place != "" {
+			a.Detail += ": "
+		}
+		a.Detail += more
+	}
+	a.Detail = bounded(a.Detail)
+	w.attempts = append(w.attempts, a)
+	return a
+}
+
+func statusOf(ex deliver.Exchange) int {
+	if ex.Sent != checkpoint.Answered {
+		return 0
+	}
+	return ex.Answer.Status
+}
+
+// act does what an answer asks for. a is the attempt that got it, health what it says of the vendor.
+func (c *Connector) act(t *task, step *profile.Step, gate *gateQueue, ex deliver.Exchange, j profile.Judgement, res *profile.Result, a checkpoint.Attempt, health deliver.Result) (next, bool) {
+	w := t.Work
+	op := step.Operation
+	now := c.now()
 	if j.Verdict != profile.Halt {
 		w.renewed = false
 	}

@@ -45,6 +45,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Open) {
 		{"FencedPerPartition", testFencedPerPartition},
 		{"FencedRaiseAndBegin", testFencedRaiseAndBegin},
 		{"Begin", testBegin},
+		{"BeginOfBatch", testBeginOfBatch},
 		{"BeginOfSettled", testBeginOfSettled},
 		{"PlanAndProgress", testPlanAndProgress},
 		{"Evidence", testEvidence},

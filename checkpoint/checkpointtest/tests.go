@@ -503,6 +503,34 @@ func testBegin(b *bundle) {
 	equal(b, "open after the outcome", b.recover(p).Open, want[:1])
 }
 
+// testBeginOfBatch: a member keeps its place in the batch, the same begin again changes nothing, and one in another
+// batch or alone takes the place of the first.
+func testBeginOfBatch(b *bundle) {
+	p := part("t", 0)
+	l := b.acquire(p)
+	member := func(id string, offset int64, index int) checkpoint.Begin {
+		return checkpoint.Begin{Lease: l, Offset: offset, Route: "create", Step: "create", Key: id, At: at(1),
+			Batch: &checkpoint.BatchSend{ID: id, Index: index, Size: 3, First: 4, Last: 9}}
+	}
+	batch := []checkpoint.Begin{member("b1", 9, 0), member("b1", 4, 1), member("b1", 6, 2)}
+	b.must("begin a batch", b.Begin(b.ctx, batch))
+	again := slices.Clone(batch)
+	again[0].At, again[0].Mapping = at(7), "other"
+	b.must("begin it again", b.Begin(b.ctx, again))
+	second := member("b2", 6, 0)
+	second.Batch.Size = 1
+	alone := checkpoint.Begin{Lease: l, Offset: 9, Route: "create", Step: "create", Key: "k", At: at(3)}
+	b.must("begin members anew", b.Begin(b.ctx, []checkpoint.Begin{second, alone}))
+	other := member("b3", 9, 0)
+	b.must("begin a send of its own in a batch", b.Begin(b.ctx, []checkpoint.Begin{other}))
+	b.reopen()
+	equal(b, "open", b.recover(p).Open, []checkpoint.Open{
+		{Offset: 4, Route: "create", Begins: []checkpoint.Begin{batch[1]}},
+		{Offset: 6, Route: "create", Begins: []checkpoint.Begin{second}},
+		{Offset: 9, Route: "create", Begins: []checkpoint.Begin{alone}},
+	})
+}
+
 func testBeginOfSettled(b *bundle) {
 	p := part("t", 0)
 	l := b.acquire(p)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"database/sql/driver"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -63,7 +64,7 @@ func (s *Store) openWhere(c *conn, part, from, to int64) ([]*openRecord, error) 
 	}, args...); err != nil {
 		return nil, err
 	}
-	if err := c.query("SELECT part, off, route, step, operation, key, fingerprint, generation, mapping, at, epoch, event FROM begins"+where+" ORDER BY t.at", func(v []driver.Value) error {
+	if err := c.query("SELECT part, off, route, step, operation, key, fingerprint, generation, mapping, at, epoch, event, batch FROM begins"+where+" ORDER BY t.at", func(v []driver.Value) error {
 		o, err := get(v)
 		if err != nil {
 			return err
@@ -77,6 +78,12 @@ func (s *Store) openWhere(c *conn, part, from, to int64) ([]*openRecord, error) 
 		}
 		if b.Event, err = parseEvent(bytesOf(v[11])); err != nil {
 			return err
+		}
+		if text := bytesOf(v[12]); len(text) > 0 {
+			b.Batch = &checkpoint.BatchSend{}
+			if err := json.Unmarshal(text, b.Batch); err != nil {
+				return fmt.Errorf("%w: batch of a begun send: %w", checkpoint.ErrCorrupt, err)
+			}
 		}
 		if o.Mapping == "" {
 			o.Mapping = b.Mapping

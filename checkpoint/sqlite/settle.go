@@ -659,11 +659,30 @@ func (w *writer) begin(p *part, b *checkpoint.Begin, event driver.Value) error {
 			return nil
 		}
 	}
-	n, err := w.exec("INSERT OR IGNORE INTO begins (part, off, route, step, operation, key, fingerprint, generation, mapping, at, epoch, event) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+	batch, err := batchText(b.Batch)
+	if err != nil {
+		return err
+	}
+	n, err := w.exec("INSERT OR IGNORE INTO begins (part, off, route, step, operation, key, fingerprint, generation, mapping, at, epoch, event, batch) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 		p.id, b.Offset, route, b.Step, text(b.Operation), text(b.Key), text(b.Fingerprint), int64(b.Generation), text(b.Mapping), millis(b.At),
-		int64(b.Lease.Epoch), event)
+		int64(b.Lease.Epoch), event, batch)
+	if n == 0 && err == nil {
+		// There: our own earlier write, which stays as it is, or a batch that was answered without an effect.
+		_, err = w.exec("UPDATE begins SET operation = ?, key = ?, fingerprint = ?, generation = ?, mapping = ?, at = ?, epoch = ?, batch = ? WHERE part = ? AND off = ? AND route = ? AND step = ? AND batch IS NOT NULL AND batch IS NOT ?",
+			text(b.Operation), text(b.Key), text(b.Fingerprint), int64(b.Generation), text(b.Mapping), millis(b.At), int64(b.Lease.Epoch), batch,
+			p.id, b.Offset, route, b.Step, batch)
+	}
 	p.open += n
 	return err
+}
+
+// batchText is how begins keep a batch; nil is NULL.
+func batchText(b *checkpoint.BatchSend) (driver.Value, error) {
+	if b == nil {
+		return nil, nil
+	}
+	out, err := json.Marshal(b)
+	return string(out), err
 }
 
 // Evidence keeps facts about attempts.

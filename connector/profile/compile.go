@@ -94,6 +94,8 @@ type Operation struct {
 	Ends []string
 	// Limits are the quotas that a request counts against. They are shared with other operations.
 	Limits []*Limit
+	// Batch is the form that takes several records at once, nil if there is none.
+	Batch *Batch
 
 	headers []headerValue
 	rules   []compiledRule
@@ -392,6 +394,7 @@ func (r *reader) compileOperation(o *operation, limits []*Limit, s *scope, commo
 		op.headers = append(op.headers, headerValue{h[0], []string{h[1]}})
 	}
 	op.rules = append(r.rules(s, o.verdicts), common...)
+	r.compileBatch(o, op)
 	return op
 }
 

@@ -101,6 +101,7 @@ type operation struct {
 	headers      [][2]string
 	body         *bodyField // nil: no body
 	answer       *bodyField // nil: not declared
+	batch        *batchDecl // nil: one record a request
 	verdicts     []rule
 }
 
@@ -567,6 +568,7 @@ func (r *reader) operation(e entry) *operation {
 		},
 		"body":     func(n node) { o.body = r.object(n) },
 		"answer":   func(n node) { o.answer = r.object(n) },
+		"batch":    func(n node) { o.batch = r.batch(n) },
 		"verdicts": func(n node) { o.verdicts = r.verdicts(n) },
 	})
 	r.need(e.value, o.method != "", "method", "")

@@ -1,0 +1,575 @@
+package connector
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/weirsync/weir/checkpoint"
+	"github.com/weirsync/weir/connector/deliver"
+	"github.com/weirsync/weir/connector/profile"
+)
+
+// Batches (design section 6, Batch). A worker whose request has a batch form hands its task back: the loop gathers
+// the heads of lanes of one partition and step, a worker of the batch begins and sends them as one request, and each
+// item then goes its own way, as if it had been answered alone.
+//
+// What makes a crash harmless: Begin makes every member durable before the first byte, all outcomes that an answer
+// gives are settled in one transaction, and so after a restart either all members are still begun, and the batch is
+// repeated as it was before any of them moves, or some are not, and the batch was answered: then a member without an
+// outcome was to be tried again, and had no effect.
+
+// batchKey names what is gathered together.
+type batchKey struct {
+	part *partition
+	step *profile.Step
+}
+
+// A bundle is a batch on its way. While its request is under way it belongs to its worker, else to the loop.
+type bundle struct {
+	batchKey
+	op    *profile.Operation
+	gate  *gateQueue
+	items []*task
+	bytes int
+	timer *time.Timer // while it gathers
+
+	id      string // once begun: also the request's idempotency key
+	begun   bool
+	request *profile.Request
+
+	renewed   bool // a token was renewed for it
+	tries     int
+	firstSent time.Time
+	backoff   *deliver.Backoff
+	failures  int
+	failed    bool
+	failSeen  uint64
+	failFirst time.Time
+}
+
+// batchable reports whether the task's next request may go out with others. A request that may have been made alone is
+// repeated alone: the vendor knows it by its own key.
+func batchable(t *task) bool {
+	w := t.Work
+	return w.steps[w.step].Operation.Batch != nil && len(w.steps) == 1 && !t.Released && !w.suspect && !w.single && !w.alone
+}
+
+// gather adds the head of a lane to what goes out together (loop).
+func (c *Connector) gather(t *task) {
+	w, l := t.Work, t.Lane()
+	l.Where, l.Busy = laneBatch, true
+	step := w.steps[w.step]
+	k := batchKey{w.part, step}
+	b := c.gathering[k]
+	size := len(w.request.Body) + 1
+	if b != nil && b.bytes+size > b.op.Batch.BytesMax {
+		c.launch(b)
+		b = nil
+	}
+	if b == nil {
+		b = &bundle{batchKey: k, op: step.Operation, gate: c.gates[step.Operation.Name]}
+		c.gathering[k] = b
+		// The first waits for others, so a lone record is late by the linger, and a backlog fills the batch at once.
+		b.timer = time.AfterFunc(b.op.Batch.Linger, func() { c.do(func() { c.launch(b) }) })
+	}
+	b.items = append(b.items, t)
+	b.bytes += size
+	if len(b.items) >= b.op.Batch.Max {
+		c.launch(b)
+	}
+}
+
+// launch ends the gathering of a bundle (loop).
+func (c *Connector) launch(b *bundle) {
+	if c.gathering[b.batchKey] != b {
+		return // launched already
+	}
+	delete(c.gathering, b.batchKey)
+	b.timer.Stop()
+	c.bundles = append(c.bundles, b)
+}
+
+// dispatchBundles starts workers for bundles while there is room (loop).
+func (c *Connector) dispatchBundles() {
+	for len(c.bundles) > 0 && c.inFlight < c.cfg.MaxInFlight {
+		b := c.bundles[0]
+		c.bundles[0] = nil
+		c.bundles = c.bundles[1:]
+		if b.part.gone || b.part.revoking {
+			continue // its members are begun or were never sent: the next owner knows
+		}
+		if c.halted != nil {
+			if b.begun {
+				c.bundleWaits(b, c.now().Add(haltAloneEvery))
+			} else {
+				c.disband(b, laneHalted)
+			}
+			continue
+		}
+		if len(b.items) == 1 && !b.begun {
+			b.items[0].Work.alone = true
+			c.disband(b, laneIdle)
+			continue
+		}
+		if b.gate.at.After(c.now()) {
+			c.bundleAtGate(b)
+			continue
+		}
+		c.inFlight++
+		b.part.inFlight++
+		go c.sendBundle(b)
+	}
+}
+
+// disband gives the lanes of a bundle back, each to go on by itself (loop).
+func (c *Connector) disband(b *bundle, where uint8) {
+	for _, t := range b.items {
+		l := t.Lane()
+		l.Busy, l.Where = false, where
+		if where == laneHalted {
+			c.haltedLanes = append(c.haltedLanes, l)
+		} else {
+			c.wake(l)
+		}
+	}
+}
+
+// bundleWaits lets a bundle go on at a time. Its lanes stay busy: nothing may go before it (loop).
+func (c *Connector) bundleWaits(b *bundle, at time.Time) {
+	time.AfterFunc(max(at.Sub(c.now()), time.Millisecond), func() {
+		c.do(func() {
+			if !b.part.gone {
+				c.bundles = append(c.bundles, b)
+			}
+		})
+	})
+}
+
+// bundleAtGate lets a bundle wait for a breaker or a quota (loop).
+func (c *Connector) bundleAtGate(b *bundle) {
+	b.gate.bundles = append(b.gate.bundles, b)
+	b.gate.await(c)
+}
+
+// A bundleNext is what the worker of a bundle tells the loop: either each item's news, or what the bundle does next.
+type bundleNext struct {
+	items []next
+	// at is when the bundle is sent again as it is.
+	at    time.Time
+	why   string
+	halve bool // refused as a whole, without an effect: the halves go on under new keys
+	alone bool // the first item goes alone, as the probe of an outage
+	tried bool // a request was made that settles nothing
+	err   error
+}
+
+// sendBundle makes one request for all items of a bundle, in a goroutine of its own.
+func (c *Connector) sendBundle(b *bundle) {
+	n := c.exchangeBundle(b)
+	for i := range n.items {
+		if in := &n.items[i]; in.kind == nextSettle {
+			if err := c.closing(b.items[i], &in.verdict); err != nil {
+				*in = next{kind: nextLost, err: err}
+			}
+		}
+	}
+	c.do(func() { c.finishBundle(b, n) })
+}
+
+func (c *Connector) exchangeBundle(b *bundle) bundleNext {
+	op := b.op
+	pass, at, why := b.gate.Enter(c.now())
+	if pass == nil {
+		return bundleNext{at: at, why: why}
+	}
+	if pass.Probe && op.Class == profile.ClassNone && !b.begun {
+		// A lost answer would make each item ambiguous: one record is enough to see whether the vendor is back.
+		b.gate.Leave(pass, c.now(), deliver.Unused)
+		return bundleNext{alone: true}
+	}
+	if b.request == nil {
+		if err := c.beginBundle(b); err != nil {
+			b.gate.Leave(pass, c.now(), deliver.Unused)
+			return bundleNext{err: err}
+		}
+	}
+	if b.firstSent.IsZero() {
+		b.firstSent = c.now()
+	} else if op.KeyRetention > 0 && c.now().Sub(b.firstSent) >= op.KeyRetention {
+		b.gate.Leave(pass, c.now(), deliver.Unused)
+		return c.parkAll(b, ambiguous("its batch is older than the vendor keeps idempotency keys, so a repeat could be a second effect"))
+	}
+	for _, t := range b.items {
+		t.Work.sent = true
+	}
+	b.tries++
+	ex := c.cfg.Sender.Send(c.ctx, b.request)
+	c.cfg.Fail("answered")
+	return c.judgeBundle(b, pass, ex)
+}
+
+// beginBundle makes the members durable, their order and the batch's key with them. A bundle that was begun before a
+// restart has its id already.
+func (c *Connector) beginBundle(b *bundle) error {
+	if b.id == "" {
+		p := b.part
+		b.id = profile.Key(c.cfg.Name, b.items[0].Route.Name, b.step.Name, fmt.Sprintf("batch/%s/%d/%d/%d", p.id.ID, p.id.Index, p.lease.Epoch, p.batches.Add(1)), 0)
+	}
+	requests := make([]*profile.Request, len(b.items))
+	first, last := b.items[0].Offset, b.items[0].Offset
+	for i, t := range b.items {
+		requests[i] = t.Work.request
+		first, last = min(first, t.Offset), max(last, t.Offset)
+	}
+	b.request = b.op.Batch.Build(requests, b.id)
+	if b.begun {
+		return nil
+	}
+	begins := make([]checkpoint.Begin, len(b.items))
+	for i, t := range b.items {
+		w := t.Work
+		begins[i] = checkpoint.Begin{Lease: b.part.lease, Offset: t.Offset, Route: t.Route.Name, Step: b.step.Name, Operation: b.op.Name,
+			Key: b.request.IdempotencyKey, Fingerprint: w.request.Fingerprint, Generation: w.gens[w.step], Event: ledgerEvent(w), Mapping: w.mapping, At: c.now(),
+			Batch: &checkpoint.BatchSend{ID: b.id, Index: i, Size: len(b.items), First: first, Last: last}}
+	}
+	if err := c.persist("begin a batch", func() error { return c.cfg.Store.Begin(c.ctx, begins) }); err != nil {
+		return err
+	}
+	b.begun = true
+	return nil
+}
+
+// judgeBundle reads what came of a bundle's request.
+func (c *Connector) judgeBundle(b *bundle, pass *deliver.Pass, ex deliver.Exchange) bundleNext {
+	op, now := b.op, c.now()
+	j, health := c.weigh(op, ex)
+	if ex.Sent == checkpoint.Answered {
+		b.gate.Observe(op.Usage(ex.Answer), now)
+	}
+	var answers []*profile.Answer
+	accepted := j.Verdict == profile.Accept || j.Verdict == profile.AcceptPending || j.Verdict == profile.Duplicate
+	if accepted {
+		var err error
+		if answers, err = op.Batch.Split(ex.Answer, len(b.items)); err != nil {
+			// As good as lost: what became of the items is not known, so the whole batch is asked again.
+			j, accepted = profile.Judgement{Verdict: profile.Retry, Reason: "answer_incomplete: " + err.Error()}, false
+		}
+	}
+	if changed := b.gate.Leave(pass, now, health); changed || pass.Probe {
+		detail := answerWords(ex)
+		if ex.Err != nil {
+			detail = bounded(ex.Err.Error())
+		}
+		c.do(func() { c.breakerNews(b.gate, detail) })
+	}
+	c.cfg.Observer.Attempted(b.items[0].Route.Name, op.Name, attemptOutcome(op, j, ex), statusOf(ex), ex.Took)
+	if accepted {
+		items := make([]next, len(b.items))
+		for i, t := range b.items {
+			items[i] = c.judgeItem(b, i, t, deliver.Exchange{Answer: answers[i], Sent: checkpoint.Answered, At: ex.At, Took: ex.Took})
+		}
+		return bundleNext{items: items}
+	}
+	for i, t := range b.items {
+		c.noteAttempt(t, b.step, ex, j, b.place(i))
+	}
+	unsafe := op.Class == profile.ClassNone && !j.NoEffect
+	switch j.Verdict {
+	case profile.Reject, profile.Gone:
+		if j.NoEffect && len(b.items) > 1 {
+			return bundleNext{halve: true, tried: true}
+		}
+		return c.parkAll(b, verdict{cause: checkpoint.CauseRejected, reason: reasonOr(j.Reason, fmt.Sprintf("status_%d", statusOf(ex))), guidance: j.Guidance})
+	case profile.Conclude:
+		items := make([]next, len(b.items))
+		for i, t := range b.items {
+			items[i] = next{verdict: verdict{outcome: checkpoint.Ignored, reason: j.Reason, state: c.stepState(t, b.step, nil)}}
+		}
+		return bundleNext{items: items}
+	case profile.Halt:
+		if !b.renewed && ex.Sent == checkpoint.Answered && c.cfg.Sender.Expired(ex) {
+			b.renewed = true
+			return bundleNext{at: now, why: "token", tried: true}
+		}
+		if slices.ContainsFunc(b.items, func(t *task) bool { return t.Work.passes > 0 }) && ex.Sent == checkpoint.Answered && len(b.items) > 1 && j.NoEffect {
+			return bundleNext{halve: true, tried: true} // the credential was found good: it is one of the items
+		}
+		items := make([]next, len(b.items))
+		for i, t := range b.items {
+			items[i] = next{kind: nextHalt, reason: t.Work.attempts[len(t.Work.attempts)-1].Detail}
+		}
+		return bundleNext{items: items}
+	case profile.Throttle:
+		if unsafe {
+			return c.parkAll(b, ambiguous("the vendor throttled its batch without saying that it had no effect"))
+		}
+		wait := j.Wait
+		if wait <= 0 {
+			wait = b.nextWait()
+		}
+		b.gate.Throttle(wait, now)
+		return bundleNext{at: now.Add(wait), why: "quota", tried: true}
+	}
+	if unsafe {
+		return c.parkAll(b, ambiguous(fmt.Sprintf("sent in a batch, and the answer (%s) does not say whether it had an effect", answerWords(ex))))
+	}
+	if c.countBundleFailure(b, ex) {
+		return c.parkAll(b, verdict{cause: checkpoint.CauseExhausted, reason: fmt.Sprintf("no answer that settles its batch after %d attempts (last: %s)", b.tries, answerWords(ex)),
+			guidance: "Other requests of this operation go through, so the cause is in this batch. Look at its attempts, then release or skip its records."})
+	}
+	if ex.Sent == checkpoint.AnswerLost && op.Class == profile.ClassOverwrite {
+		for _, t := range b.items {
+			t.Work.lateUntil = now.Add(op.LateApply)
+		}
+	}
+	if at := b.gate.ProbeAt(); health == deliver.Failing && !at.IsZero() && j.Wait <= 0 {
+		return bundleNext{at: at, why: "outage", tried: true}
+	}
+	return bundleNext{at: now.Add(max(b.nextWait(), j.Wait)), why: "retry", tried: true}
+}
+
+// judgeItem reads the result of one item as the answer to a request of its own. What is to be tried again is begun
+// anew, in another batch: the vendor would answer this one as before.
+func (c *Connector) judgeItem(b *bundle, i int, t *task, ex deliver.Exchange) next {
+	w := t.Work
+	j := b.op.Judge(ex.Answer)
+	if b.op.Batch.Definite && (j.Verdict == profile.Retry || j.Verdict == profile.Throttle) {
+		j.NoEffect = true
+	}
+	if j.Verdict == profile.Retry && !j.NoEffect && !b.op.Batch.OwnKeys() {
+		// The vendor does not know the item by a key of its own, so another batch could be a second effect.
+		c.noteAttempt(t, b.step, ex, j, b.place(i))
+		return c.park(t, ambiguous(fmt.Sprintf("its result in a batch (status %d) does not say whether it had an effect", ex.Answer.Status)))
+	}
+	var res *profile.Result
+	if j.Verdict == profile.Accept || j.Verdict == profile.AcceptPending || j.Verdict == profile.Duplicate {
+		var err error
+		if res, err = b.step.Result(w.in, ex.Answer); err != nil {
+			// The effect is there, and nobody could address it. Another batch would be a second effect.
+			c.noteAttempt(t, b.step, ex, profile.Judgement{Verdict: profile.Retry, Reason: err.Error()}, b.place(i))
+			return c.park(t, ambiguous("accepted in a batch, and the result lacks what must be remembered"))
+		}
+	}
+	a := c.noteAttempt(t, b.step, ex, j, b.place(i))
+	n, _ := c.act(t, b.step, b.gate, ex, j, res, a, deliver.Healthy)
+	switch n.kind {
+	case nextRetry, nextGate, nextHalt:
+		w.suspect, w.firstSent = false, time.Time{}
+	}
+	return n
+}
+
+// place says where an item was, for its attempts.
+func (b *bundle) place(i int) string {
+	return fmt.Sprintf("item %d of %d in batch %s", i+1, len(b.items), b.id)
+}
+
+func (b *bundle) nextWait() time.Duration {
+	if b.backoff == nil {
+		b.backoff = deliver.NewBackoff(b.op.FirstRetry)
+	}
+	return b.backoff.Next()
+}
+
+// countBundleFailure is countFailure for a batch: it counts only if other requests of the operation succeed.
+func (c *Connector) countBundleFailure(b *bundle, ex deliver.Exchange) bool {
+	s := b.gate.Successes()
+	state, _ := b.gate.Breaker()
+	if ex.Sent == checkpoint.NotSent {
+		return false
+	}
+	others := b.failed && s > b.failSeen || b.failures >= aloneMin
+	b.failed, b.failSeen = true, s
+	if !(others && state == deliver.Closed) && (ex.Answer == nil || ex.Answer.Status >= 500) {
+		return false
+	}
+	if b.failures++; b.failures == 1 {
+		b.failFirst = c.now()
+	}
+	return b.failures >= c.cfg.AttemptsMax || c.now().Sub(b.failFirst) > c.cfg.ElapsedMax
+}
+
+func (c *Connector) parkAll(b *bundle, v verdict) bundleNext {
+	items := make([]next, len(b.items))
+	for i, t := range b.items {
+		items[i] = c.park(t, v)
+	}
+	return bundleNext{items: items}
+}
+
+// finishBundle takes what the worker of a bundle has to say (loop). All outcomes go into one batch of the store, so
+// that a restart finds either none of them or all.
+func (c *Connector) finishBundle(b *bundle, n bundleNext) {
+	c.inFlight--
+	b.part.inFlight--
+	for _, t := range b.items {
+		t.Started = t.Started || t.Work.sent
+	}
+	defer c.drainedYet(b.part)
+	if b.part.gone {
+		return
+	}
+	if n.tried {
+		for _, t := range b.items {
+			c.evidence = append(c.evidence, checkpoint.Evidence{Position: c.position(t), Attempt: t.Work.attempts[len(t.Work.attempts)-1]})
+		}
+	}
+	switch {
+	case n.err != nil:
+		c.lost(b.part, n.err)
+	case n.halve:
+		c.halve(b)
+	case n.alone:
+		b.items[0].Work.alone = true
+		c.disband(b, laneIdle)
+	case n.items == nil:
+		if n.why == "quota" || n.why == "outage" {
+			if b.gate.why == "" {
+				b.gate.since = c.now()
+			}
+			b.gate.at, b.gate.why = n.at, n.why
+			c.bundleAtGate(b)
+		} else {
+			c.bundleWaits(b, n.at)
+		}
+	default:
+		for i, t := range b.items {
+			// finish counts a worker down for each of its tasks.
+			c.inFlight++
+			b.part.inFlight++
+			c.finish(t, n.items[i])
+		}
+	}
+}
+
+// halve sends the two halves of a bundle that was refused as a whole, each as a batch of its own (loop).
+func (c *Connector) halve(b *bundle) {
+	mid := len(b.items) / 2
+	for _, items := range [][]*task{b.items[:mid], b.items[mid:]} {
+		half := &bundle{batchKey: b.batchKey, op: b.op, gate: b.gate, items: slices.Clone(items)}
+		c.bundles = append(c.bundles, half)
+	}
+}
+
+// A rejoining is a batch that was begun before the restart: its members come from intake one by one.
+type rejoining struct {
+	size, open  int // members, and those without an outcome
+	first, last int64
+
+	// The loop's own.
+	items  []*task
+	timer  *time.Timer
+	broken string // why it cannot be repeated as it was, "" if it can
+}
+
+// rejoinings finds the batches among the begun sends of a partition.
+func rejoinings(open map[position]*checkpoint.Open) map[string]*rejoining {
+	var out map[string]*rejoining
+	for _, o := range open {
+		if len(o.Begins) == 0 {
+			continue
+		}
+		m := o.Begins[len(o.Begins)-1].Batch
+		if m == nil {
+			continue
+		}
+		if out == nil {
+			out = make(map[string]*rejoining)
+		}
+		r := out[m.ID]
+		if r == nil {
+			r = &rejoining{size: m.Size, first: m.First, last: m.Last}
+			out[m.ID] = r
+		}
+		r.open++
+	}
+	return out
+}
+
+// answered reports whether an outcome of a member shows that the batch was answered. A member that an operator jumped
+// over shows nothing.
+func (r *rejoining) answered(skips []checkpoint.Skip) bool {
+	return r.open < r.size && !slices.ContainsFunc(skips, func(s checkpoint.Skip) bool { return s.From <= r.last && r.first < s.To })
+}
+
+// rejoin judges a task whose batch was begun before the restart.
+func (c *Connector) rejoin(t *task, b checkpoint.Begin) (next, bool) {
+	w := t.Work
+	r := w.part.rejoin[b.Batch.ID]
+	op := w.steps[w.step].Operation
+	switch {
+	case r == nil || r.answered(w.part.skips):
+		// It was to be tried again, and had no effect: it is not suspect any more.
+		w.suspect = false
+		return next{}, false
+	case op.Class == profile.ClassNone:
+		return c.park(t, ambiguous("its batch was begun before a restart, and its answer is lost")), true
+	case op.Batch == nil || r.open < r.size:
+		return c.park(t, ambiguous("its batch was begun before a restart, and it cannot be repeated as it was")), true
+	case op.KeyRetention > 0 && keyGone(op, b.At, c.now()) != "":
+		return c.park(t, ambiguous(keyGone(op, b.At, c.now()))), true
+	case w.rejoinBroken != "":
+		return c.park(t, ambiguous("its batch was begun before a restart: "+w.rejoinBroken)), true
+	}
+	if c.gates[op.Name] == nil {
+		return c.park(t, ambiguous("its batch was begun before a restart with operation "+op.Name+", which the profile no longer has")), true
+	}
+	n := next{kind: nextRejoin}
+	req, err := w.steps[w.step].Build(w.in, w.gens[w.step])
+	if err != nil || req.Fingerprint != b.Fingerprint {
+		n.why = "a member cannot be rebuilt the same"
+	}
+	if err == nil {
+		w.plan = []checkpoint.Step{{Step: w.steps[w.step].Name, Operation: op.Name, IdempotencyKey: req.IdempotencyKey, Generation: w.gens[w.step], IDs: w.in.IDs}}
+	}
+	w.request, w.batch, w.planned = req, b.Batch, true
+	return n, true
+}
+
+// rejoined takes a member of a batch that is to be repeated as it was (loop). When all are there it is sent; if one
+// cannot be rebuilt, or does not come, none may be sent again.
+func (c *Connector) rejoined(t *task, broken string) {
+	w, l := t.Work, t.Lane()
+	l.Where, l.Busy = laneBatch, true
+	r := w.part.rejoin[w.batch.ID]
+	r.items = append(r.items, t)
+	if broken != "" && r.broken == "" {
+		r.broken = broken
+	}
+	if r.timer == nil {
+		r.timer = time.AfterFunc(c.cfg.ReferenceWait, func() {
+			c.do(func() {
+				if len(r.items) > 0 && !w.part.gone {
+					r.broken = "a member cannot be read again"
+					c.breakUp(r)
+				}
+			})
+		})
+	}
+	switch {
+	case r.broken != "":
+		c.breakUp(r)
+	case len(r.items) == r.size:
+		r.timer.Stop()
+		items := r.items
+		r.items = nil
+		slices.SortFunc(items, func(a, b *task) int { return cmp.Compare(a.Work.batch.Index, b.Work.batch.Index) })
+		op := w.steps[w.step].Operation
+		c.bundles = append(c.bundles, &bundle{batchKey: batchKey{w.part, w.steps[w.step]}, op: op, gate: c.gates[op.Name], items: items, id: w.batch.ID, begun: true})
+	}
+}
+
+// breakUp lets the members that are there park themselves; those to come see it too (loop).
+func (c *Connector) breakUp(r *rejoining) {
+	items := r.items
+	r.items = nil
+	for _, t := range items {
+		t.Work.rejoinBroken = r.broken
+		t.Work.planned, t.Work.plan, t.Work.request = false, nil, nil
+		l := t.Lane()
+		l.Busy, l.Where = false, laneIdle
+		c.wake(l)
+	}
+}
