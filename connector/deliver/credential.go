@@ -72,8 +72,8 @@ func (e *CredentialError) Unwrap() error { return e.Err }
 
 // authorize puts the credential on a request and returns the number of the token that it carries, 0 if none. A
 // *[CredentialError] is about the credential; any other error says that the vendor's token endpoint does not answer,
-// which is an outage.
-func (c *Credential) authorize(req *http.Request, body []byte) (uint64, error) {
+// which is an outage. It waits for a token until the deadline.
+func (c *Credential) authorize(req *http.Request, body []byte, deadline time.Time) (uint64, error) {
 	if err := c.profile.Authorize(req, body, time.Now(), c.secret); err != nil {
 		return 0, &CredentialError{err}
 	}
@@ -84,7 +84,9 @@ func (c *Credential) authorize(req *http.Request, body []byte) (uint64, error) {
 	if o == nil {
 		return 0, nil
 	}
-	t, err := c.token(req.Context(), o)
+	ctx, cancel := context.WithDeadline(req.Context(), deadline)
+	defer cancel()
+	t, err := c.token(ctx, o)
 	if err != nil {
 		return 0, err
 	}

@@ -65,9 +65,10 @@ type SenderConfig struct {
 
 // A Sender sends requests. Safe for concurrent use.
 type Sender struct {
-	cfg    SenderConfig
-	client *http.Client
-	base   string
+	cfg       SenderConfig
+	wire      wire
+	base      string
+	userAgent []string
 }
 
 // NewSender makes a Sender; Close frees its connections.
@@ -78,46 +79,17 @@ func NewSender(cfg SenderConfig) *Sender {
 	if cfg.Connections == 0 {
 		cfg.Connections = 64
 	}
-	dial := cfg.Dial
-	if dial == nil {
-		dial = (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext
+	if cfg.Dial == nil {
+		cfg.Dial = (&net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}).DialContext
 	}
-	secure := &tls.Config{RootCAs: cfg.Roots}
+	s := &Sender{cfg: cfg, base: strings.TrimRight(cfg.BaseURL, "/"), userAgent: []string{cfg.UserAgent}}
+	t := newTransport(cfg)
 	if cfg.Credential != nil {
-		secure.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			if c, err := cfg.Credential.certificate(); c != nil || err != nil {
-				return c, err
-			}
-			return &tls.Certificate{}, nil // none
-		}
+		cfg.Credential.client = t.client
 	}
-	tr := &http.Transport{
-		Proxy:                 proxyOf(cfg.Proxy),
-		DialContext:           dial,
-		TLSClientConfig:       secure,
-		ForceAttemptHTTP2:     true,
-		MaxIdleConns:          cfg.Connections,
-		MaxIdleConnsPerHost:   cfg.Connections,
-		MaxConnsPerHost:       0,
-		TLSHandshakeTimeout:   5 * time.Second,
-		ExpectContinueTimeout: 0,
-		// Shorter than the 60 s after which common servers close an idle connection: a request that meets a
-		// closing connection would be an ambiguous one.
-		IdleConnTimeout:        20 * time.Second,
-		MaxResponseHeaderBytes: 64 << 10,
-		DisableCompression:     true,
-	}
-	s := &Sender{
-		cfg:  cfg,
-		base: strings.TrimRight(cfg.BaseURL, "/"),
-		client: &http.Client{
-			Transport: tr,
-			// A redirect is an answer like any other: following one could send a body to another host.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-	}
-	if cfg.Credential != nil {
-		cfg.Credential.client = s.client
+	s.wire = t
+	if addr := directAddr(s.base, proxyOf(cfg.Proxy)); addr != "" {
+		s.wire = &direct{dial: cfg.Dial, addr: addr, idleMax: cfg.Connections, sending: cfg.Sending, other: t}
 	}
 	return s
 }
@@ -136,12 +108,30 @@ func proxyOf(proxy string) func(*http.Request) (*url.URL, error) {
 	return func(*http.Request) (*url.URL, error) { return url.Parse(proxy) }
 }
 
+// directAddr is the address to connect to if the base URL can be reached with plain HTTP and without a proxy, else "".
+func directAddr(base string, proxy func(*http.Request) (*url.URL, error)) string {
+	u, err := url.Parse(base)
+	if err != nil || u.Scheme != "http" || u.Hostname() == "" {
+		return ""
+	}
+	if proxy != nil {
+		if p, err := proxy(&http.Request{URL: u}); p != nil || err != nil {
+			return ""
+		}
+	}
+	port := u.Port()
+	if port == "" {
+		port = "80"
+	}
+	return net.JoinHostPort(u.Hostname(), port)
+}
+
 // Close ends what the Sender does on its own, and closes idle connections.
 func (s *Sender) Close() {
 	if s.cfg.Credential != nil {
 		s.cfg.Credential.close()
 	}
-	s.client.CloseIdleConnections()
+	s.wire.close()
 }
 
 // Expired is told that the vendor says of an exchange that its credential has expired. It reports whether the next
@@ -159,17 +149,6 @@ func (s *Sender) Send(ctx context.Context, r *profile.Request) Exchange {
 	if r.Operation != nil && r.Operation.Timeout > 0 {
 		timeout = min(timeout, r.Operation.Timeout)
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	var connected atomic.Bool
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
-		WroteRequest: func(httptrace.WroteRequestInfo) {
-			if s.cfg.Sending != nil {
-				s.cfg.Sending()
-			}
-		},
-	})
 	ex := Exchange{At: time.Now(), Sent: checkpoint.NotSent}
 	req, err := http.NewRequestWithContext(ctx, r.Method, s.base+r.Path, nil)
 	if err != nil {
@@ -186,38 +165,95 @@ func (s *Sender) Send(ctx context.Context, r *profile.Request) Exchange {
 		req.Header[k] = vs
 	}
 	if s.cfg.UserAgent != "" {
-		req.Header.Set("User-Agent", s.cfg.UserAgent)
+		req.Header["User-Agent"] = s.userAgent
 	}
+	deadline := ex.At.Add(timeout)
 	if s.cfg.Credential != nil && !r.Anonymous {
-		if ex.token, err = s.cfg.Credential.authorize(req, r.Body); err != nil {
+		if ex.token, err = s.cfg.Credential.authorize(req, r.Body, deadline); err != nil {
 			ex.Err = err
 			return ex
 		}
 	}
-	resp, err := s.client.Do(req)
-	ex.Took = time.Since(ex.At)
-	if err != nil {
-		if connected.Load() {
+	ans, connected, err := s.wire.exchange(ctx, req, deadline)
+	now := time.Now()
+	ex.Took = now.Sub(ex.At)
+	switch {
+	case err != nil && ans != nil:
+		// The status arrived, but not what the vendor said with it, such as the id that we need.
+		ex.Sent = checkpoint.AnswerLost
+		ex.Err = fmt.Errorf("%s %s: answer %d broke off after %d bytes: %w", r.Method, r.Path, ans.status, len(ans.body), plain(err))
+		return ex
+	case err != nil:
+		if connected {
 			ex.Sent = checkpoint.AnswerLost
 		}
 		ex.Err = fmt.Errorf("%s %s: %w", r.Method, r.Path, plain(err))
 		return ex
 	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, AnswerBytesMax+1))
-	ex.Took = time.Since(ex.At)
-	switch {
-	case err != nil:
-		// The status arrived, but not what the vendor said with it, such as the id that we need.
-		ex.Sent = checkpoint.AnswerLost
-		ex.Err = fmt.Errorf("%s %s: answer %d broke off after %d bytes: %w", r.Method, r.Path, resp.StatusCode, len(body), plain(err))
-		return ex
-	case len(body) > AnswerBytesMax:
-		body = nil
-	}
 	ex.Sent = checkpoint.Answered
-	ex.Answer = &profile.Answer{Status: resp.StatusCode, Header: resp.Header, Body: body, At: time.Now()}
+	ex.Answer = &profile.Answer{Status: ans.status, Header: ans.header, Body: ans.body, At: now}
+	if len(ans.body) > AnswerBytesMax {
+		ex.Answer.Body = nil
+	}
 	return ex
+}
+
+// A transport is net/http's: for HTTPS, HTTP/2 and proxies.
+type transport struct {
+	client  *http.Client
+	sending func()
+}
+
+func newTransport(cfg SenderConfig) *transport {
+	secure := &tls.Config{RootCAs: cfg.Roots}
+	if cfg.Credential != nil {
+		secure.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			if c, err := cfg.Credential.certificate(); c != nil || err != nil {
+				return c, err
+			}
+			return &tls.Certificate{}, nil // none
+		}
+	}
+	return &transport{sending: cfg.Sending, client: &http.Client{
+		Transport: &http.Transport{
+			Proxy:                  proxyOf(cfg.Proxy),
+			DialContext:            cfg.Dial,
+			TLSClientConfig:        secure,
+			ForceAttemptHTTP2:      true,
+			MaxIdleConns:           cfg.Connections,
+			MaxIdleConnsPerHost:    cfg.Connections,
+			TLSHandshakeTimeout:    5 * time.Second,
+			IdleConnTimeout:        connIdleMax,
+			MaxResponseHeaderBytes: headerBytesMax,
+			DisableCompression:     true,
+		},
+		// A redirect is an answer like any other: following one could send a body to another host.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
+
+func (t *transport) close() { t.client.CloseIdleConnections() }
+
+func (t *transport) exchange(ctx context.Context, req *http.Request, deadline time.Time) (*wireAnswer, bool, error) {
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	var connected atomic.Bool
+	req = req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
+		WroteRequest: func(httptrace.WroteRequestInfo) {
+			if t.sending != nil {
+				t.sending()
+			}
+		},
+	}))
+	resp, err := t.client.Do(req)
+	if err != nil {
+		return nil, connected.Load(), err
+	}
+	defer resp.Body.Close()
+	ans := &wireAnswer{status: resp.StatusCode, header: resp.Header}
+	ans.body, err = readBody(resp)
+	return ans, true, err
 }
 
 // plain strips the URL that net/http wraps around its errors: a path can hold an id of a person.

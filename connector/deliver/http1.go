@@ -1,0 +1,270 @@
+package deliver
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// A wire makes exchanges of one kind of connection. Safe for concurrent use.
+type wire interface {
+	// exchange sends req once and reads the answer, of whose body at most AnswerBytesMax+1 bytes count. It ends at the
+	// deadline or with ctx. connected reports whether a connection was obtained, whatever became of it. An error with
+	// an answer says that its body broke off.
+	exchange(ctx context.Context, req *http.Request, deadline time.Time) (ans *wireAnswer, connected bool, err error)
+	close()
+}
+
+type wireAnswer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+const (
+	// connIdleMax is shorter than the 60 s after which common servers close an idle connection: a request that meets
+	// a closing connection would be an ambiguous one.
+	connIdleMax = 20 * time.Second
+	// connFresh is for how long a connection counts as open without a look. A server that closes one says so in its
+	// answer or does it after a while.
+	connFresh      = time.Millisecond
+	headerBytesMax = 64 << 10
+	dialTimeout    = 5 * time.Second
+	// interimMax bounds 1xx answers before the final one, as in net/http.
+	interimMax = 5
+)
+
+// A direct wire speaks HTTP/1.1 without TLS: one exchange at a time on a connection, written and read by the calling
+// goroutine. net/http runs two more goroutines for each connection, whose wake-ups and channels cost as much again as
+// the exchange (docs/performance.md). Parsing and writing are net/http's. What is not HTTP/1.1 in plain text, or goes
+// through a proxy, is left to it altogether.
+type direct struct {
+	dial    func(ctx context.Context, network, addr string) (net.Conn, error)
+	addr    string
+	idleMax int
+	sending func()     // when a request is on the wire, nil-able
+	other   *transport // for tokens: their server is another one
+
+	mu     sync.Mutex
+	idle   []*directConn // by the time of their last exchange, newest last
+	closed bool
+	pruner *time.Timer // runs while there is an idle connection
+}
+
+type directConn struct {
+	net.Conn
+	r    *bufio.Reader
+	w    *bufio.Writer
+	left int64 // bytes that may still be read of the head of an answer, <0: no limit
+	used time.Time
+	ctx  context.Context // closes the connection when it ends
+	stop func() bool
+}
+
+var errHeadTooLarge = fmt.Errorf("the head of the answer is larger than %d bytes", headerBytesMax)
+
+func (c *directConn) Read(p []byte) (int, error) {
+	if c.left == 0 {
+		return 0, errHeadTooLarge
+	}
+	if c.left > 0 && int64(len(p)) > c.left {
+		p = p[:c.left]
+	}
+	n, err := c.Conn.Read(p)
+	if c.left > 0 {
+		c.left -= int64(n)
+	}
+	return n, err
+}
+
+// follow closes the connection when ctx ends. Requests of a connector have one ctx, so this is once a connection.
+func (c *directConn) follow(ctx context.Context) {
+	if c.ctx == ctx {
+		return
+	}
+	if c.stop != nil {
+		c.stop()
+	}
+	c.ctx, c.stop = ctx, context.AfterFunc(ctx, func() { c.Conn.Close() })
+}
+
+func (c *directConn) drop() {
+	if c.stop != nil {
+		c.stop()
+	}
+	c.Conn.Close()
+}
+
+// get takes the connection that was used last, or opens one.
+func (d *direct) get(ctx context.Context, deadline time.Time) (*directConn, error) {
+	for {
+		d.mu.Lock()
+		n := len(d.idle)
+		if n == 0 {
+			d.mu.Unlock()
+			break
+		}
+		c := d.idle[n-1]
+		d.idle[n-1] = nil
+		d.idle = d.idle[:n-1]
+		d.mu.Unlock()
+		since := time.Since(c.used)
+		if since < connFresh || since < connIdleMax && stillOpen(c.Conn) {
+			return c, nil
+		}
+		c.drop()
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	conn, err := d.dial(ctx, "tcp", d.addr)
+	if err != nil {
+		return nil, err
+	}
+	c := &directConn{Conn: conn, w: bufio.NewWriterSize(conn, 4<<10)}
+	c.r = bufio.NewReaderSize(c, 4<<10)
+	return c, nil
+}
+
+// put keeps a connection for the next request.
+func (d *direct) put(c *directConn) {
+	c.used = time.Now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed || len(d.idle) >= d.idleMax {
+		c.drop()
+		return
+	}
+	d.idle = append(d.idle, c)
+	if d.pruner == nil {
+		d.pruner = time.AfterFunc(connIdleMax, d.prune)
+	}
+}
+
+// prune closes what has been idle for too long.
+func (d *direct) prune() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.pruner = nil
+	n := 0
+	for n < len(d.idle) && time.Since(d.idle[n].used) >= connIdleMax {
+		d.idle[n].drop()
+		n++
+	}
+	d.idle = append(d.idle[:0], d.idle[n:]...)
+	clear(d.idle[len(d.idle):cap(d.idle)])
+	if len(d.idle) > 0 && !d.closed {
+		d.pruner = time.AfterFunc(max(connIdleMax-time.Since(d.idle[0].used), time.Millisecond), d.prune)
+	}
+}
+
+func (d *direct) close() {
+	d.other.close()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	for _, c := range d.idle {
+		c.drop()
+	}
+	d.idle = nil
+	if d.pruner != nil {
+		d.pruner.Stop()
+	}
+}
+
+func (d *direct) exchange(ctx context.Context, req *http.Request, deadline time.Time) (ans *wireAnswer, connected bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, false, err
+	}
+	for name, values := range req.Header { // as net/http does
+		for _, v := range values {
+			if !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(v) {
+				return nil, false, fmt.Errorf("header %q holds what no header may", name)
+			}
+		}
+	}
+	c, err := d.get(ctx, deadline)
+	if err != nil {
+		return nil, false, waited(ctx, err)
+	}
+	ans, reuse, err := c.exchange(ctx, req, deadline, d.sending)
+	if reuse {
+		d.put(c)
+	} else {
+		c.drop()
+	}
+	return ans, true, waited(ctx, err)
+}
+
+// waited says which wait has ended an exchange, if one has.
+func waited(ctx context.Context, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return context.DeadlineExceeded
+	}
+	return err
+}
+
+func (c *directConn) exchange(ctx context.Context, req *http.Request, deadline time.Time, sending func()) (ans *wireAnswer, reuse bool, err error) {
+	c.follow(ctx)
+	if err := c.SetDeadline(deadline); err != nil {
+		return nil, false, err
+	}
+	broke := req.Write(c.w)
+	if broke == nil {
+		broke = c.w.Flush()
+	}
+	if broke == nil && sending != nil {
+		sending()
+	}
+	// A server may refuse a large request before it has read it, and close: its answer counts.
+	var resp *http.Response
+	for interim := 0; ; interim++ {
+		c.left = headerBytesMax
+		if resp, err = http.ReadResponse(c.r, req); err != nil {
+			if broke != nil {
+				return nil, false, broke
+			}
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+				err = fmt.Errorf("the server closed the connection before its answer was whole: %w", io.ErrUnexpectedEOF)
+			}
+			return nil, false, err
+		}
+		if resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
+			break
+		}
+		if interim == interimMax {
+			return nil, false, fmt.Errorf("more than %d interim answers", interimMax)
+		}
+	}
+	c.left = -1
+	ans = &wireAnswer{status: resp.StatusCode, header: resp.Header}
+	ans.body, err = readBody(resp)
+	reuse = err == nil && broke == nil && !resp.Close && resp.StatusCode >= 200 && len(ans.body) <= AnswerBytesMax && c.r.Buffered() == 0
+	return ans, reuse, err
+}
+
+// readBody reads a body as far as it counts.
+func readBody(resp *http.Response) ([]byte, error) {
+	if n := resp.ContentLength; n >= 0 && n <= AnswerBytesMax {
+		if n == 0 {
+			return nil, nil
+		}
+		b := make([]byte, n)
+		got, err := io.ReadFull(resp.Body, b)
+		return b[:got], err
+	}
+	return io.ReadAll(io.LimitReader(resp.Body, AnswerBytesMax+1))
+}
