@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"os/exec"
 	"sync"
 	"time"
 
@@ -31,6 +32,8 @@ type Env struct {
 	Dir func(path string) fs.FS
 	// Signals delivers SIGINT and SIGTERM until stop is called.
 	Signals func() (signals <-chan os.Signal, stop func())
+	// Command makes a process of this program with other arguments.
+	Command func(args ...string) *exec.Cmd
 	// Exit ends the process at once; only a second signal does that.
 	Exit func(code int)
 	// RunConnector replaces the engine in tests; nil: the engine.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"syscall"
 	"time"
@@ -43,6 +44,13 @@ func processEnv() *Env {
 			ch := make(chan os.Signal, 2) // 2: the second signal must not be lost while the first is handled
 			signal.Notify(ch, os.Interrupt, syscall.SIGTERM)
 			return ch, func() { signal.Stop(ch) }
+		},
+		Command: func(args ...string) *exec.Cmd {
+			self, err := os.Executable()
+			if err != nil {
+				self = os.Args[0]
+			}
+			return exec.Command(self, args...)
 		},
 		Exit: os.Exit,
 	}

@@ -66,6 +66,8 @@ or registry not reachable or not permitted. Precedence of settings: flag, enviro
 		newVerifyCommand(a),
 		newSandboxCommand(a),
 		newSchemaCommand(a),
+		newBenchCommand(a),
+		newBenchPartCommand(a),
 		newConfigCommand(a),
 		newVersionCommand(a),
 		newDocsCommand(a),
