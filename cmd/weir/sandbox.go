@@ -27,6 +27,7 @@ printed as soon as it listens. It runs until SIGINT or SIGTERM.
 
 plain is a vendor of our own with PUT /things/{id} and POST /payments, for what no real vendor can show.`,
 		Example: `  weir sandbox pushcash
+  weir sandbox finfusion --switch idempotency=off --fault partial=rate:0.1,status:503
   weir sandbox pushcash plain --limit-scale 100
   weir sandbox pushcash --listen 127.0.0.1:9101 --admin-listen 127.0.0.1:9102 --fault throttle=rate:0.1`,
 		Args: func(cmd *cobra.Command, args []string) error {

@@ -23,10 +23,10 @@ func TestSandbox(t *testing.T) {
 		done <- invoke(t, "", func(e *Env) {
 			e.Stdout = w
 			e.Signals = func() (<-chan os.Signal, func()) { return signals, func() {} }
-		}, "sandbox", "plain", "pushcash", "--limit-scale", "5")
+		}, "sandbox", "plain", "pushcash", "finfusion", "--limit-scale", "5")
 	}()
 	lines := bufio.NewScanner(r)
-	for _, vendor := range []string{"plain", "pushcash"} {
+	for _, vendor := range []string{"plain", "pushcash", "finfusion"} {
 		if !lines.Scan() {
 			t.Fatalf("no line for %s: %v, %+v", vendor, lines.Err(), <-done)
 		}

@@ -240,9 +240,22 @@ func FuzzRequest(f *testing.F) {
 	f.Add("GET", "/intent/x/y/z", "%zz", "", "")
 	f.Add("PUT", "/things/a", "", `{"reference":{}}`, "")
 	f.Add("POST", "/payments", "", `{"reference":"\ud800"}`, "")
+	f.Add("POST", "/v2/customers", "", customerBody("c"), "k")
+	f.Add("POST", "/v2/customers/batch", "", `{"items":[`+customerBody("c")+`,{},7,[]],"continue_on_error":true}`, "k")
+	f.Add("PATCH", "/v2/customers/x", "", `{"metadata":{"a":null,"b":[1,{"c":"\ud800"}]}}`, "")
+	f.Add("POST", "/v2/payments", "", paymentBody(7, "i"), "k")
+	f.Add("POST", "/v1/payments", "", `{"amount":1000,"currency":"USD"}`, "")
+	f.Add("GET", "/v2/payments", "limit=3&updated_since=2026-01-01T00:00:00Z&metadata[external_id]=x&starting_after=y", "", "")
+	f.Add("POST", "/v2/webhooks", "", `{"url":"http://127.0.0.1:1/","events":["*"]}`, "")
+	f.Add("POST", "/oauth/token", "", `grant_type=client_credentials&client_id=a&client_secret=b`, "")
+	f.Add("POST", "/v1/api-keys", "", `{"name":"n","type":"restricted","permissions":["payments"],"expiration":"2030-01-01"}`, "")
 	var all []*sandbox.Sandbox
 	for _, v := range sandbox.Vendors() {
-		s, err := sandbox.New(v, sandbox.Options{LimitScale: 1e9, EffectsMax: 10, Switches: map[string]string{"page_size": "1"}})
+		o := sandbox.Options{LimitScale: 1e9, EffectsMax: 10, Switches: map[string]string{"page_size": "1"}}
+		if v == "finfusion" {
+			o.Switches = map[string]string{"slow_by": "0s", "drift": "on"}
+		}
+		s, err := sandbox.New(v, o)
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -258,6 +271,10 @@ func FuzzRequest(f *testing.F) {
 			r := httptest.NewRequest("GET", "/", strings.NewReader(body))
 			r.Method, r.URL.Path, r.URL.RawQuery = method, path, query
 			r.Header["Authorization"], r.Header["X-Idempotency-Key"] = []string{"Bearer k"}, []string{key}
+			r.Header["Idempotency-Key"] = []string{key}
+			if path == "/oauth/token" {
+				r.Header["Content-Type"] = []string{"application/x-www-form-urlencoded"}
+			}
 			w := httptest.NewRecorder()
 			before := s.Counters()["requests"]
 			func() {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/weirsync/weir/connector/sandbox/core"
+	"github.com/weirsync/weir/connector/sandbox/finfusion"
 	"github.com/weirsync/weir/connector/sandbox/plain"
 	"github.com/weirsync/weir/connector/sandbox/pushcash"
 )
@@ -33,13 +34,15 @@ type (
 )
 
 // Vendors lists the vendors that New knows.
-func Vendors() []string { return []string{plain.Name, pushcash.Name} }
+func Vendors() []string { return []string{finfusion.Name, plain.Name, pushcash.Name} }
 
 // New makes the sandbox of a vendor. It serves nothing until Start, or through its handlers.
 func New(vendor string, o Options) (*Sandbox, error) {
 	switch vendor {
 	case plain.Name:
 		return plain.New(o)
+	case finfusion.Name:
+		return finfusion.New(o)
 	case pushcash.Name:
 		return pushcash.New(o)
 	}
@@ -51,6 +54,8 @@ func Switches(vendor string) []SwitchSpec {
 	switch vendor {
 	case plain.Name:
 		return plain.Switches()
+	case finfusion.Name:
+		return finfusion.Switches()
 	case pushcash.Name:
 		return pushcash.Switches()
 	}

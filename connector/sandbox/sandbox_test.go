@@ -211,11 +211,15 @@ func TestVendorsAndErrors(t *testing.T) {
 		o      sandbox.Options
 		want   string
 	}{
-		{"nope", sandbox.Options{}, "known: plain, pushcash"},
+		{"nope", sandbox.Options{}, "known: finfusion, plain, pushcash"},
 		{"plain", sandbox.Options{LimitScale: -1}, "LimitScale"},
 		{"plain", sandbox.Options{Switches: map[string]string{"x": "y"}}, `"x" is unknown`},
 		{"pushcash", sandbox.Options{Switches: map[string]string{"profile": "loose"}}, "want one of strict, lean"},
 		{"pushcash", sandbox.Options{Faults: []string{"nope"}}, "unknown"},
+		{"finfusion", sandbox.Options{Switches: map[string]string{"v1_sunset": "soon"}}, "2030-01-01"},
+		{"finfusion", sandbox.Options{Switches: map[string]string{"oauth_clients": "id"}}, "ID:SECRET"},
+		{"finfusion", sandbox.Options{Switches: map[string]string{"restricted_permissions": "all"}}, "payments, accounts"},
+		{"finfusion", sandbox.Options{Switches: map[string]string{"webhook_url": "http://example.com"}}, "https URL"},
 	} {
 		if s, err := sandbox.New(c.vendor, c.o); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("New(%s, %+v) = %v, %v, want an error with %q", c.vendor, c.o, s, err, c.want)

@@ -40,6 +40,8 @@ type Sandbox struct {
 	byEffect [4]int64
 	byOp     map[string]int64
 	inflight map[string]chan struct{} // by Dedup: closed when the delayed request has been served
+	underWay map[string]int           // by Client, where the vendor is an Arriver
+	requests int64                    // log entries, but one for a whole batch
 	idNext   uint64
 	file     *journal // effects file
 	state    *journal // persisted state
@@ -54,15 +56,15 @@ type Sandbox struct {
 	servers        []*http.Server
 }
 
-// New makes a sandbox named name over the vendor that build returns. build must not use the sandbox's methods yet,
-// only keep it.
+// New makes a sandbox named name over the vendor that build returns. build may use the sandbox's clock and ids, and
+// keep it for later.
 func New(name string, o Options, build func(*Sandbox) (Vendor, error)) (*Sandbox, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
 	s := &Sandbox{
 		name: name, opts: o, now: o.Now, log: o.Log,
-		faults: newFaults(o.Seed), inflight: map[string]chan struct{}{}, closing: make(chan struct{}),
+		faults: newFaults(o.Seed), inflight: map[string]chan struct{}{}, underWay: map[string]int{}, closing: make(chan struct{}),
 		effects: newEffectsLog(name, o.EffectsMax), idSeed: mix(o.Seed ^ hash64("ids", name)),
 	}
 	if s.now == nil {
@@ -116,8 +118,9 @@ func (s *Sandbox) tick(every time.Duration) {
 
 // journalLine is one line of the persisted state: what was logged and what it changed, in one write.
 type journalLine struct {
-	Effect json.RawMessage `json:"effect"`
-	Rows   []journalRow    `json:"rows,omitempty"`
+	Effect json.RawMessage   `json:"effect"`
+	Items  []json.RawMessage `json:"items,omitempty"` // further entries of a batch
+	Rows   []journalRow      `json:"rows,omitempty"`
 }
 
 type journalRow struct {
@@ -150,8 +153,10 @@ func (s *Sandbox) openFiles() error {
 			if err := json.Unmarshal(b, &l); err != nil {
 				return err
 			}
-			if err := take(l.Effect); err != nil {
-				return err
+			for _, e := range append([]json.RawMessage{l.Effect}, l.Items...) {
+				if err := take(e); err != nil {
+					return err
+				}
 			}
 			for _, r := range l.Rows {
 				if err := s.vendor.Restore(r.Kind, r.Row); err != nil {
@@ -264,21 +269,49 @@ func (s *Sandbox) Record(now time.Time, operation, object, reference string, eff
 }
 
 func (s *Sandbox) record(e entry, rows []Row) {
-	seq := s.effects.append(e)
-	s.statuses[e.status]++
-	s.byOp[e.operation]++
-	s.byEffect[effectIndex(e.effect)]++
-	if s.file != nil {
-		s.file.append(func(b []byte) []byte { return appendEntry(b, s.name, &e, seq) })
+	s.count(e.operation, e.status)
+	s.recordAll([]entry{e}, rows)
+}
+
+// count counts one request.
+func (s *Sandbox) count(operation string, status int16) {
+	s.requests++
+	s.statuses[status]++
+	s.byOp[operation]++
+}
+
+// recordAll logs entries, at least one, and the rows of them all: in the journal that is one line, so a kill leaves all
+// of it or nothing.
+func (s *Sandbox) recordAll(es []entry, rows []Row) {
+	var seq int64 // of the first
+	for i, e := range es {
+		n := s.effects.append(e)
+		if i == 0 {
+			seq = n
+		}
+		s.byEffect[effectIndex(e.effect)]++
+		if s.file != nil {
+			s.file.append(func(b []byte) []byte { return appendEntry(b, s.name, &e, n) })
+		}
 	}
 	if s.state != nil {
 		s.state.append(func(b []byte) []byte {
 			b = append(b, `{"effect":`...)
-			b = appendEntry(b, s.name, &e, seq)
+			for i := range es {
+				if i == 1 {
+					b = append(b, `,"items":[`...)
+				} else if i > 1 {
+					b = append(b, ',')
+				}
+				b = appendEntry(b, s.name, &es[i], seq+int64(i))
+			}
+			if len(es) > 1 {
+				b = append(b, ']')
+			}
 			if len(rows) > 0 {
 				rendered, err := json.Marshal(rows)
 				if err != nil { // vendors' rows are plain structs
-					panic(fmt.Sprintf("sandbox %s: row of %s cannot be rendered: %v", s.name, e.operation, err))
+					panic(fmt.Sprintf("sandbox %s: row of %s cannot be rendered: %v", s.name, es[0].operation, err))
 				}
 				b = append(b, `,"rows":`...)
 				b = append(b, rendered...)
@@ -356,10 +389,17 @@ func (s *Sandbox) serve(w http.ResponseWriter, hr *http.Request) {
 	s.vendor.Parse(r)
 	if tooLarge {
 		s.refuse(w, r, Answer{Status: http.StatusRequestEntityTooLarge,
-			Body: s.vendor.ErrorBody(http.StatusRequestEntityTooLarge, "the body is larger than "+strconv.Itoa(BodyBytesMax)+" bytes")})
+			Body: s.vendor.ErrorBody(http.StatusRequestEntityTooLarge, "the body is larger than "+strconv.Itoa(BodyBytesMax)+" bytes", 0)})
 		return
 	}
 	p := s.faults.decide(r)
+	p.slowBefore += r.Delay
+	leave, refused := s.arrive(r)
+	if refused != nil {
+		s.refuse(w, r, *refused)
+		return
+	}
+	defer leave()
 	a, ok := s.run(w, r, p)
 	if !ok {
 		hangUp(w, false)
@@ -369,7 +409,49 @@ func (s *Sandbox) serve(w http.ResponseWriter, hr *http.Request) {
 		s.refuseFault(w, r, p.refuse)
 		return
 	}
-	s.send(w, a, p)
+	s.send(w, r, a, p)
+}
+
+// arrive asks an Arriver whether r may be under way beside the others that are, and counts it until leave.
+func (s *Sandbox) arrive(r *Request) (leave func(), refused *Answer) {
+	v, ok := s.vendor.(Arriver)
+	if !ok {
+		return func() {}, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r.Now = s.now()
+	_, repeat := s.inflight[r.Dedup]
+	if a := v.Arrive(r, s.underWay[r.Client]+1, repeat); a != nil {
+		return nil, a
+	}
+	s.underWay[r.Client]++
+	if r.Dedup != "" && !repeat {
+		s.enter(r)
+	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.underWay[r.Client]--; s.underWay[r.Client] == 0 {
+			delete(s.underWay, r.Client)
+		}
+		if r.release != nil {
+			r.release()
+		}
+	}, nil
+}
+
+// enter marks r's Dedup as under way until r.release. The lock must be held.
+func (s *Sandbox) enter(r *Request) {
+	done := make(chan struct{})
+	s.inflight[r.Dedup] = done
+	var once sync.Once
+	r.release = func() {
+		once.Do(func() {
+			delete(s.inflight, r.Dedup)
+			close(done)
+		})
+	}
 }
 
 // readBody reads the body into r, or says that it is too large.
@@ -414,7 +496,7 @@ func (s *Sandbox) run(w http.ResponseWriter, r *Request, p plan) (a Answer, ok b
 	if p.refuse != nil {
 		return Answer{}, true
 	}
-	a, at, ok := s.commit(r, &p, waits)
+	a, at, ok := s.commit(r, &p)
 	if !ok {
 		return Answer{}, false
 	}
@@ -430,24 +512,15 @@ func (s *Sandbox) run(w http.ResponseWriter, r *Request, p plan) (a Answer, ok b
 
 // claim marks r as under way; repeats wait in commit. It waits itself for an earlier claim of the same Dedup.
 func (s *Sandbox) claim(r *Request) (release func(), ok bool) {
-	if r.Dedup == "" {
+	if r.Dedup == "" || r.release != nil {
 		return func() {}, true
 	}
-	done := make(chan struct{})
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if !s.waitInflight(r.Dedup) {
-		s.mu.Unlock()
 		return nil, false
 	}
-	s.inflight[r.Dedup] = done
-	s.mu.Unlock()
-	var once sync.Once
-	r.release = func() {
-		once.Do(func() {
-			delete(s.inflight, r.Dedup)
-			close(done)
-		})
-	}
+	s.enter(r)
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -474,10 +547,10 @@ func (s *Sandbox) waitInflight(dedup string) bool {
 }
 
 // commit serves r under the lock and logs it: what is applied first has the smaller seq.
-func (s *Sandbox) commit(r *Request, p *plan, claimed bool) (Answer, flushAt, bool) {
+func (s *Sandbox) commit(r *Request, p *plan) (Answer, flushAt, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !claimed && len(s.inflight) > 0 && r.Dedup != "" && !s.waitInflight(r.Dedup) {
+	if r.release == nil && len(s.inflight) > 0 && r.Dedup != "" && !s.waitInflight(r.Dedup) {
 		return Answer{}, flushAt{}, false
 	}
 	r.Now = s.now()
@@ -490,7 +563,7 @@ func (s *Sandbox) commit(r *Request, p *plan, claimed bool) (Answer, flushAt, bo
 				a.Hangup = true
 			default:
 				a.Status, _ = strconv.Atoi(p.ambiguous.Mode) // 500 or 504
-				a.Body = s.vendor.ErrorBody(a.Status, "internal error")
+				a.Body = s.vendor.ErrorBody(a.Status, "internal error", 0)
 				a.Header = nil
 			}
 		} else {
@@ -519,7 +592,20 @@ func (s *Sandbox) logAnswer(r *Request, a Answer) {
 	if a.Hangup {
 		e.status = 0
 	}
-	s.record(e, a.Rows)
+	if len(a.Items) == 0 {
+		s.record(e, a.Rows)
+		return
+	}
+	s.count(e.operation, e.status)
+	es := make([]entry, len(a.Items))
+	for i, x := range a.Items {
+		es[i] = entry{at: e.at, operation: x.Operation, object: x.Object, reference: x.Reference, key: x.Key,
+			status: int16(x.Status), effect: x.Effect}
+		if a.Hangup || a.Status/100 != 2 { // the items' own statuses have reached nobody
+			es[i].status = e.status
+		}
+	}
+	s.recordAll(es, a.Rows)
 }
 
 // refuse logs and sends an answer to a request that did nothing.
@@ -531,7 +617,7 @@ func (s *Sandbox) refuse(w http.ResponseWriter, r *Request, a Answer) {
 	at := s.flushPoint()
 	s.mu.Unlock()
 	s.flush(at)
-	s.send(w, a, plan{})
+	s.send(w, r, a, plan{})
 }
 
 func (s *Sandbox) refuseFault(w http.ResponseWriter, r *Request, f *activeFault) {
@@ -566,14 +652,14 @@ func (s *Sandbox) refuseFault(w http.ResponseWriter, r *Request, f *activeFault)
 		a.Header = append(a.Header, HeaderField{"Retry-After", strconv.Itoa(f.RetryAfter)})
 	}
 	if !a.Hangup {
-		a.Body = s.vendor.ErrorBody(a.Status, "fault "+f.Name)
+		a.Body = s.vendor.ErrorBody(a.Status, "fault "+f.Name, f.RetryAfter)
 	}
 	s.refuse(w, r, a)
 }
 
 var jsonType = []string{"application/json"} // shared by all answers, never changed
 
-func (s *Sandbox) send(w http.ResponseWriter, a Answer, p plan) {
+func (s *Sandbox) send(w http.ResponseWriter, r *Request, a Answer, p plan) {
 	if a.Hangup {
 		hangUp(w, false)
 		return
@@ -587,9 +673,12 @@ func (s *Sandbox) send(w http.ResponseWriter, a Answer, p plan) {
 		body = b
 	}
 	if p.drift != nil {
-		body = drifted(body, driftFields(p.drift, s.vendor.DriftFields()))
+		body = drifted(body, driftOf(p.drift, s.vendor.DriftFields()))
 	}
 	h := w.Header()
+	if v, ok := s.vendor.(Stamper); ok {
+		v.Stamp(r, h)
+	}
 	for _, f := range a.Header {
 		h[f.Name] = []string{f.Value}
 	}
@@ -683,16 +772,16 @@ func (s *Sandbox) Effects(since int64) ([]Entry, error) {
 	}
 }
 
-// Counters returns all counters: requests, requests.<operation>, effects.<effect>, status.<code>, faults.<name> and
-// the vendor's own.
+// Counters returns all counters: requests, requests.<operation>, status.<code> (a batch is one request),
+// effects.<effect> (a batch has one per item), faults.<name> and the vendor's own.
 func (s *Sandbox) Counters() map[string]int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := maps.Clone(s.counters)
 	for i, e := range []Effect{Applied, Replayed, Rejected, Read} {
 		out["effects."+string(e)] = s.byEffect[i]
-		out["requests"] += s.byEffect[i]
 	}
+	out["requests"] = s.requests
 	for op, n := range s.byOp {
 		out["requests."+op] = n
 	}
@@ -718,6 +807,7 @@ func (s *Sandbox) zeroCounters() {
 	for _, name := range s.vendor.Counters() {
 		s.counters[name] = 0
 	}
+	s.requests = 0
 	s.statuses = [1000]int64{}
 	s.byEffect = [4]int64{}
 	s.byOp = map[string]int64{}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/big"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -257,6 +258,50 @@ func TestFaultSelection(t *testing.T) {
 	}
 }
 
+func TestPartialFaultChoosesItems(t *testing.T) {
+	s := &Sandbox{faults: newFaults(0)}
+	f, err := ParseFault("partial=match:r1,status:503", []string{"walk"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch := &Request{Operation: "walk", Refs: []string{"r0", "r1"}}
+	if _, fails := s.FailItem(batch, "r1", ""); fails {
+		t.Error("an item fails without a fault")
+	}
+	if err := s.faults.set(f, time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	if p := s.faults.decide(batch); p.refuse != nil || p.body != nil {
+		t.Errorf("partial hits the whole batch: %+v", p)
+	}
+	for reference, want := range map[string]int{"r0": 0, "r1": 503} {
+		if status, fails := s.FailItem(batch, reference, ""); status != want || fails != (want != 0) {
+			t.Errorf("FailItem(%s) = %d, %v, want %d", reference, status, fails, want)
+		}
+	}
+	for _, bad := range []string{`{"name":"partial","status":200}`, `{"name":"partial","status":600}`, `{"name":"partial","mode":"close"}`} {
+		if _, err := ReadFault([]byte(bad), nil); err == nil {
+			t.Errorf("ReadFault(%s) is accepted", bad)
+		}
+	}
+	if f, err := ReadFault([]byte(`{"name":"partial"}`), nil); err != nil || f.Status != 400 {
+		t.Errorf("default of partial: %+v, %v", f, err)
+	}
+}
+
+// TestBatchMatch: the filters of a fault see the items of a batch.
+func TestBatchMatch(t *testing.T) {
+	fs := newFaults(0)
+	if err := fs.set(Fault{Name: FaultReject, Match: "r7"}, time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	for ref, want := range map[string]bool{"r7": true, "r8": false} {
+		if got := fs.decide(&Request{Operation: "op", Refs: []string{"r1", ref}}).refuse != nil; got != want {
+			t.Errorf("a batch with %s is hit: %v, want %v", ref, got, want)
+		}
+	}
+}
+
 func TestOptionsAndKeys(t *testing.T) {
 	for _, o := range []Options{{LimitScale: -1}, {EffectsMax: -1}, {Keys: []Key{{}}}} {
 		if err := o.validate(); err == nil {
@@ -298,7 +343,7 @@ func TestSwitches(t *testing.T) {
 // FuzzFields: a body is accepted exactly when it is a JSON object in UTF-8, and each field's text is what encoding/json
 // reads for it.
 func FuzzFields(f *testing.F) {
-	for _, s := range []string{`{}`, `{"a":1,"b":{"c":[1,{"d":"}"}]},"a":"x\"y"}`, ` { "a" : null } `, `[]`, `{"a"`, `{"\u0061":"\ud83d\ude00"}`, "{\"a\":\"\xff\"}"} {
+	for _, s := range []string{`{}`, `{"a":[1, "]" ,{"b":[]}, [ ] ]}`, `{"a":1,"b":{"c":[1,{"d":"}"}]},"a":"x\"y"}`, ` { "a" : null } `, `[]`, `{"a"`, `{"\u0061":"\ud83d\ude00"}`, "{\"a\":\"\xff\"}"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
@@ -326,8 +371,20 @@ func FuzzFields(f *testing.F) {
 					t.Fatalf("%q: Text(%q) = %q, %v, want %q", body, name, text, err, s)
 				}
 			}
-			if !null && !bytes.Equal(got.raw(name), raw) {
-				t.Fatalf("%q: raw(%q) = %q, want %q", body, name, got.raw(name), raw)
+			var elements []json.RawMessage
+			if json.Unmarshal(raw, &elements) == nil && !null {
+				parts, err := got.Array("", name, true)
+				if err != nil || len(parts) != len(elements) {
+					t.Fatalf("%q: Array(%q) = %q, %v, want %q", body, name, parts, err, elements)
+				}
+				for i := range parts {
+					if !bytes.Equal(parts[i], elements[i]) {
+						t.Fatalf("%q: Array(%q)[%d] = %q, want %q", body, name, i, parts[i], elements[i])
+					}
+				}
+			}
+			if !null && !bytes.Equal(got.Raw(name), raw) {
+				t.Fatalf("%q: raw(%q) = %q, want %q", body, name, got.Raw(name), raw)
 			}
 			if o, err := got.Object("", name, false); err == nil && o != nil {
 				var inner map[string]json.RawMessage
@@ -410,4 +467,106 @@ func FuzzFault(f *testing.F) {
 			t.Errorf("ReadFault(%s) = %+v, %v, want %+v", b, again, err, a)
 		}
 	})
+}
+
+// TestBucketAgainstModel compares a bucket with exact fractions: tokens = min(capacity, tokens + elapsed x rate).
+func TestBucketAgainstModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		capacity, rate := rapid.IntRange(1, 5).Draw(t, "capacity"), rapid.IntRange(1, 90).Draw(t, "rate")
+		b := NewBucket(capacity, rate)
+		now, tokens := time.Unix(1000, 0), big.NewRat(int64(capacity), 1)
+		b.Take(now) // its clock starts here
+		b.Untake()
+		for range rapid.IntRange(1, 60).Draw(t, "requests") {
+			step := time.Duration(rapid.Int64Range(-int64(time.Second), int64(2*time.Minute)).Draw(t, "step"))
+			if rapid.Bool().Draw(t, "burst") {
+				step = 0
+			}
+			if step > 0 {
+				tokens.Add(tokens, big.NewRat(int64(step)*int64(rate), int64(time.Minute)))
+				if full := big.NewRat(int64(capacity), 1); tokens.Cmp(full) > 0 {
+					tokens = full
+				}
+				now = now.Add(step)
+			}
+			one := big.NewRat(1, 1)
+			want := tokens.Cmp(one) >= 0
+			wait, ok := b.Take(now.Add(min(step, 0))) // a clock that steps back stands still
+			if ok != want {
+				t.Fatalf("Take with %v tokens: %v", tokens, ok)
+			}
+			if ok {
+				tokens.Sub(tokens, one)
+				continue
+			}
+			after := new(big.Rat).Add(tokens, big.NewRat(int64(wait)*int64(rate), int64(time.Minute)))
+			before := new(big.Rat).Add(tokens, big.NewRat(int64(wait-1)*int64(rate), int64(time.Minute)))
+			if after.Cmp(one) < 0 || before.Cmp(one) >= 0 {
+				t.Fatalf("Take with %v tokens says to wait %v: there are then %v", tokens, wait, after)
+			}
+		}
+	})
+}
+
+func TestBucketBounds(t *testing.T) {
+	b := NewBucket(1<<62, 1<<62)
+	now := time.Unix(0, 0)
+	for range 1000 {
+		if _, ok := b.Take(now); !ok {
+			t.Fatal("a huge bucket is empty")
+		}
+	}
+	if _, ok := b.Take(now.Add(100 * 365 * 24 * time.Hour)); !ok || b.units > b.capacity*bucketUnit || b.units <= 0 {
+		t.Errorf("after a century: %v, %d units", ok, b.units)
+	}
+	one := NewBucket(1, 1)
+	one.Take(now)
+	one.Untake()
+	one.Untake()
+	if _, ok := one.Take(now); !ok {
+		t.Error("refused although the only request was given back")
+	}
+	if _, ok := one.Take(now); ok {
+		t.Error("giving back twice made a second token")
+	}
+	bs := NewBuckets(1, 1)
+	for i := range windowsMax {
+		bs.Of(fmt.Sprint(i))
+	}
+	if a, b := bs.Of("late"), bs.Of("later"); a != b || len(bs.by) != windowsMax+1 {
+		t.Errorf("newcomers beyond the bound have buckets of their own: %d", len(bs.by))
+	}
+}
+
+func TestFieldsArray(t *testing.T) {
+	f, err := ParseFields([]byte(`{"a":[ 1 , {"x":[2]},"s]" ,[ ]],"e":[ ],"n":null,"o":{},"t":["x","\u00e9"],"u":["x",""]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raws, err := f.Array("", "a", true)
+	if got := string(bytes.Join(raws, []byte("|"))); err != nil || got != `1|{"x":[2]}|"s]"|[ ]` {
+		t.Errorf("Array = %s, %v", got, err)
+	}
+	if o, ok := ElementFields(raws[1]); !ok || string(o.Raw("x")) != "[2]" {
+		t.Errorf("ElementFields = %v, %v", o, ok)
+	}
+	if _, ok := ElementFields(raws[0]); ok {
+		t.Error("a number is read as an object")
+	}
+	if raws, err := f.Array("", "e", true); err != nil || len(raws) != 0 {
+		t.Errorf("empty array = %q, %v", raws, err)
+	}
+	for name, required := range map[string]bool{"n": true, "missing": true, "o": false} {
+		if _, err := f.Array("p.", name, required); AsInvalid(err) == nil || AsInvalid(err).Field != "p."+name {
+			t.Errorf("Array(%s) = %v, want an error of its field", name, err)
+		}
+	}
+	if got, err := f.Texts("", "t", true); err != nil || strings.Join(got, "|") != "x|é" {
+		t.Errorf("Texts = %q, %v", got, err)
+	}
+	for name, field := range map[string]string{"a": "a[0]", "u": "u[1]"} {
+		if _, err := f.Texts("", name, true); AsInvalid(err) == nil || AsInvalid(err).Field != field {
+			t.Errorf("Texts(%s) = %v, want an error of %s", name, err, field)
+		}
+	}
 }

@@ -23,7 +23,8 @@ const (
 	FaultSlow         = "slow"         // a delay
 	FaultOutage       = "outage"       // nothing gets through
 	FaultHang         = "hang"         // held until released
-	FaultDrift        = "drift"        // unknown fields and enum values
+	FaultDrift        = "drift"        // unknown fields and enum values; fields dropped or of another type
+	FaultPartial      = "partial"      // single items of a batch fail
 	FaultBadJSON      = "bad_json"     // the answer is cut in half
 	FaultEmptyBody    = "empty_body"   // the answer has no body
 	FaultHugeBody     = "huge_body"    // the answer is padded
@@ -48,7 +49,7 @@ type Fault struct {
 	Seed      uint64  `json:"seed,omitempty"`
 	ForMS     int64   `json:"for_ms,omitempty"` // switches itself off by the sandbox's clock, 0: stays
 
-	Status     int    `json:"status,omitempty"`      // error: 500..599, default 500; reject: 400..499, default 400
+	Status     int    `json:"status,omitempty"`      // error: 500..599, default 500; reject: 400..499, default 400; partial: 400..599, default 400
 	RetryAfter int    `json:"retry_after,omitempty"` // throttle, error, outage: seconds in Retry-After
 	ResetAfter int    `json:"reset_after,omitempty"` // throttle: seconds from now in X-RateLimit-Reset
 	DelayMS    int64  `json:"delay_ms,omitempty"`    // slow: default 1000
@@ -57,6 +58,8 @@ type Fault struct {
 	Seconds    int    `json:"seconds,omitempty"`     // hang: released by itself, 0: only by on=false
 	Bytes      int    `json:"bytes,omitempty"`       // huge_body: size of the padding, default 8 MiB
 	Fields     string `json:"fields,omitempty"`      // drift: comma-separated enum fields to change, default the vendor's list
+	Missing    string `json:"missing,omitempty"`     // drift: comma-separated fields to drop
+	Retyped    string `json:"retyped,omitempty"`     // drift: comma-separated fields that change between text and another type
 }
 
 // Bounds of fault parameters.
@@ -81,7 +84,8 @@ func faultParams() map[string][]string {
 		FaultSlow:         {"delay_ms", "phase"},
 		FaultOutage:       {"mode", "retry_after"},
 		FaultHang:         {"seconds", "phase"},
-		FaultDrift:        {"fields"},
+		FaultDrift:        {"fields", "missing", "retyped"},
+		FaultPartial:      {"status"},
 		FaultBadJSON:      {},
 		FaultEmptyBody:    {},
 		FaultHugeBody:     {"bytes"},
@@ -173,6 +177,13 @@ func (f *Fault) validate(given Fields, operations []string) error {
 		status(5)
 	case FaultReject:
 		status(4)
+	case FaultPartial:
+		if f.Status == 0 {
+			f.Status = 400
+		}
+		if f.Status < 400 || f.Status > 599 {
+			bad("status is %d, want 400 to 599", f.Status)
+		}
 	case FaultAmbiguous:
 		oneOf("mode", &f.Mode, "close", "500", "504")
 	case FaultOutage:
@@ -210,7 +221,7 @@ func ParseFault(s string, operations []string) (Fault, error) {
 		b = AppendString(append(b, ','), k)
 		b = append(b, ':')
 		switch k {
-		case "operation", "match", "phase", "mode", "fields":
+		case "operation", "match", "phase", "mode", "fields", "missing", "retyped":
 			b = AppendString(b, v)
 		default:
 			if !json.Valid([]byte(v)) {
@@ -344,41 +355,8 @@ func (fs *faults) decide(r *Request) (p plan) {
 			identity = s
 		}
 	}
-	id := hash64(r.Operation, identity)
-	if len(fs.attempts) >= attemptsMax {
-		clear(fs.attempts)
-	}
-	fs.attempts[id]++
-	roll := mix(fs.seed ^ id ^ mix(uint64(fs.attempts[id])))
-
-	fires := func(a *activeFault) bool {
-		if !a.until.IsZero() && !r.Now.Before(a.until) {
-			return false
-		}
-		if a.Operation != "" && a.Operation != r.Operation || a.Match != "" && !r.matches(a.Match) {
-			return false
-		}
-		a.matched++
-		switch {
-		case a.matched <= a.Skip, a.Count > 0 && a.fired >= a.Count:
-			return false
-		case a.Every > 0 && (a.matched-a.Skip)%a.Every != 0:
-			return false
-		case a.Rate != 0 && !(float64(mix(roll^hash64(a.Name, "")^mix(a.Seed))>>11)/(1<<53) < a.Rate):
-			return false
-		}
-		a.fired++
-		fs.totals[a.Name]++
-		return true
-	}
-	pick := func(name string) *activeFault {
-		for _, a := range fs.active {
-			if a.Name == name && fires(a) {
-				return a
-			}
-		}
-		return nil
-	}
+	roll := fs.roll(hash64(r.Operation, identity))
+	pick := func(name string) *activeFault { return fs.pick(name, r, roll) }
 	if a := pick(FaultSlow); a != nil {
 		if d := time.Duration(a.DelayMS) * time.Millisecond; a.Phase == "before" {
 			p.slowBefore = d
@@ -406,6 +384,62 @@ func (fs *faults) decide(r *Request) (p plan) {
 		}
 	}
 	return p
+}
+
+// roll counts an attempt of an identity and returns the number that rates decide by. fs.mu must be held.
+func (fs *faults) roll(id uint64) uint64 {
+	if len(fs.attempts) >= attemptsMax {
+		clear(fs.attempts)
+	}
+	fs.attempts[id]++
+	return mix(fs.seed ^ id ^ mix(uint64(fs.attempts[id])))
+}
+
+// pick finds the first fault of a name that fires for r. fs.mu must be held.
+func (fs *faults) pick(name string, r *Request, roll uint64) *activeFault {
+	for _, a := range fs.active {
+		if a.Name == name && fs.fires(a, r, roll) {
+			return a
+		}
+	}
+	return nil
+}
+
+func (fs *faults) fires(a *activeFault, r *Request, roll uint64) bool {
+	if !a.until.IsZero() && !r.Now.Before(a.until) {
+		return false
+	}
+	if a.Operation != "" && a.Operation != r.Operation || a.Match != "" && !r.matches(a.Match) {
+		return false
+	}
+	a.matched++
+	switch {
+	case a.matched <= a.Skip, a.Count > 0 && a.fired >= a.Count:
+		return false
+	case a.Every > 0 && (a.matched-a.Skip)%a.Every != 0:
+		return false
+	case a.Rate != 0 && !(float64(mix(roll^hash64(a.Name, "")^mix(a.Seed))>>11)/(1<<53) < a.Rate):
+		return false
+	}
+	a.fired++
+	fs.totals[a.Name]++
+	return true
+}
+
+// FailItem says whether the fault partial hits an item of the batch r, and with which status. The fault's filters see
+// the batch's operation and the item's reference and key. The lock must be held.
+func (s *Sandbox) FailItem(r *Request, reference, key string) (status int, fails bool) {
+	fs := s.faults
+	if !fs.any.Load() {
+		return 0, false
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	item := &Request{Operation: r.Operation, Path: r.Path, Reference: reference, Key: key, Now: r.Now}
+	if a := fs.pick(FaultPartial, item, fs.roll(hash64(FaultPartial+r.Operation, reference+key))); a != nil {
+		return a.Status, true
+	}
+	return 0, false
 }
 
 // unfire takes back a firing that met nothing to spoil, so that count is spent on real hits only.
@@ -477,8 +511,12 @@ func hash64(a, b string) uint64 {
 	return h
 }
 
-// drifted adds an unknown field to every object of a JSON document and an unknown value to each of the enum fields.
-func drifted(body []byte, enums []string) []byte {
+// A drift is what the fault drift changes: names of fields wherever they occur.
+type drift struct{ enums, missing, retyped []string }
+
+// drifted adds an unknown field to every object of a JSON document and an unknown value to each of the enum fields,
+// drops the missing ones, and makes text of what is no text and a number of what is, for the retyped ones.
+func drifted(body []byte, d drift) []byte {
 	dec := json.NewDecoder(strings.NewReader(string(body)))
 	dec.UseNumber()
 	var v any
@@ -490,10 +528,17 @@ func drifted(body []byte, enums []string) []byte {
 		switch v := v.(type) {
 		case map[string]any:
 			for k, e := range v {
-				if _, ok := e.(string); ok && slices.Contains(enums, k) {
+				walk(e)
+				switch text, isText := e.(string); {
+				case slices.Contains(d.missing, k):
+					delete(v, k)
+				case slices.Contains(d.retyped, k) && isText:
+					v[k] = len(text)
+				case slices.Contains(d.retyped, k):
+					v[k] = fmt.Sprint("drift ", e)
+				case slices.Contains(d.enums, k) && isText:
 					v[k] = "drift_" + k
 				}
-				walk(e)
 			}
 			v["drift_field"] = map[string]any{"added": true, "note": "unknown to every client"}
 		case []any:
@@ -510,9 +555,11 @@ func drifted(body []byte, enums []string) []byte {
 	return out
 }
 
-func driftFields(f *activeFault, vendor []string) []string {
-	if f.Fields == "" {
-		return vendor
+func driftOf(f *activeFault, vendor []string) drift {
+	split := func(list string) []string { return strings.FieldsFunc(list, func(r rune) bool { return r == ',' }) }
+	d := drift{enums: vendor, missing: split(f.Missing), retyped: split(f.Retyped)}
+	if f.Fields != "" {
+		d.enums = split(f.Fields)
 	}
-	return strings.Split(f.Fields, ",")
+	return d
 }

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"net/netip"
+	"net/url"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -103,8 +106,8 @@ func unquote(raw []byte) string {
 	return s
 }
 
-// raw returns the value of a name, nil if it is absent or null.
-func (f Fields) raw(name string) []byte {
+// Raw returns the JSON text of a name's value, nil if it is absent or null. It is a part of the body.
+func (f Fields) Raw(name string) []byte {
 	for i := len(f) - 1; i >= 0; i-- {
 		if f[i].name == name {
 			if f[i].raw[0] == 'n' {
@@ -117,7 +120,7 @@ func (f Fields) raw(name string) []byte {
 }
 
 // Has says whether the field is there and not null.
-func (f Fields) Has(name string) bool { return f.raw(name) != nil }
+func (f Fields) Has(name string) bool { return f.Raw(name) != nil }
 
 // Names lists the names in the order of the body.
 func (f Fields) Names() []string {
@@ -131,7 +134,7 @@ func (f Fields) Names() []string {
 // Text reads a string; a missing or null field is "" or, when required, an error. path is the object's own path with
 // a final dot, "" for the body.
 func (f Fields) Text(path, name string, required bool) (string, error) {
-	raw := f.raw(name)
+	raw := f.Raw(name)
 	if raw == nil {
 		if required {
 			return "", &InvalidError{path + name, "is required"}
@@ -156,7 +159,7 @@ func (f Fields) Integer(path, name string, required bool) (int64, error) {
 		}
 		return 0, nil
 	}
-	n, err := strconv.ParseInt(string(f.raw(name)), 10, 64)
+	n, err := strconv.ParseInt(string(f.Raw(name)), 10, 64)
 	if err != nil {
 		return 0, &InvalidError{path + name, "must be an integer"}
 	}
@@ -171,7 +174,7 @@ func (f Fields) Bool(path, name string, required bool) (bool, error) {
 		}
 		return false, nil
 	}
-	switch string(f.raw(name)) {
+	switch string(f.Raw(name)) {
 	case "true":
 		return true, nil
 	case "false":
@@ -188,11 +191,79 @@ func (f Fields) Object(path, name string, required bool) (Fields, error) {
 		}
 		return nil, nil
 	}
-	raw := f.raw(name)
+	raw := f.Raw(name)
 	if raw[0] != '{' {
 		return nil, &InvalidError{path + name, "must be an object"}
 	}
 	return splitObject(raw), nil
+}
+
+// Array reads an array as the JSON texts of its elements, which are parts of the body.
+func (f Fields) Array(path, name string, required bool) ([][]byte, error) {
+	raw := f.Raw(name)
+	if raw == nil {
+		if required {
+			return nil, &InvalidError{path + name, "is required"}
+		}
+		return nil, nil
+	}
+	if raw[0] != '[' {
+		return nil, &InvalidError{path + name, "must be an array"}
+	}
+	var out [][]byte
+	for b := bytes.TrimLeft(raw[1:], jsonSpace); b[0] != ']'; {
+		n := valueLen(b)
+		out = append(out, b[:n:n])
+		if b = bytes.TrimLeft(b[n:], jsonSpace); b[0] == ',' {
+			b = bytes.TrimLeft(b[1:], jsonSpace)
+		}
+	}
+	return out, nil
+}
+
+// Texts reads an array of strings, none of them empty.
+func (f Fields) Texts(path, name string, required bool) ([]string, error) {
+	raws, err := f.Array(path, name, required)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]string, 0, len(raws))
+	for i, raw := range raws {
+		if raw[0] != '"' || len(raw) == 2 {
+			return nil, &InvalidError{path + name + "[" + strconv.Itoa(i) + "]", "must be a string that is not empty"}
+		}
+		out = append(out, unquote(raw))
+	}
+	return out, nil
+}
+
+// ElementFields reads an element of Array that is an object.
+func ElementFields(raw []byte) (Fields, bool) {
+	if raw[0] != '{' {
+		return nil, false
+	}
+	return splitObject(raw), true
+}
+
+// EmailAddress accepts local@domain.tld without spaces or control characters, at most 254 bytes.
+func EmailAddress(s string) bool {
+	local, domain, ok := strings.Cut(s, "@")
+	return ok && len(s) <= 254 && local != "" && !strings.Contains(domain, "@") && strings.Contains(domain, ".") &&
+		!strings.HasPrefix(domain, ".") && !strings.HasSuffix(domain, ".") &&
+		strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f }) < 0
+}
+
+// HookURL accepts https, and http to a loopback address so that tests need no certificates.
+func HookURL(s string) bool {
+	u, err := url.Parse(s)
+	if err != nil || u.Host == "" {
+		return false
+	}
+	if u.Scheme == "https" {
+		return true
+	}
+	ip, err := netip.ParseAddr(u.Hostname())
+	return u.Scheme == "http" && (u.Hostname() == "localhost" || err == nil && ip.IsLoopback())
 }
 
 // AsInvalid unwraps the validation error of a request, nil if there is none.

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 )
@@ -25,7 +26,8 @@ type Vendor interface {
 	// Serve authenticates, counts quota, validates, recognises repeats and applies.
 	Serve(r *Request) Answer
 	// ErrorBody is the vendor's error object for a refusal that the sandbox itself makes (a fault, a body too large).
-	ErrorBody(status int, message string) []byte
+	// retryAfter is what the Retry-After header says, in seconds, 0 if there is none.
+	ErrorBody(status int, message string, retryAfter int) []byte
 
 	// Object and Objects read the state for the admin interface. Objects returns up to limit objects of the kind ("" =
 	// all) after the position, and the next position, -1 at the end. Their Value must be safe to marshal without lock.
@@ -43,6 +45,19 @@ type Vendor interface {
 	// Restore takes a row that Record or an Answer has written, in the order written. Reset forgets everything.
 	Restore(kind string, row json.RawMessage) error
 	Reset()
+}
+
+// An Arriver is a Vendor that judges requests by what else is under way, before any delay: it limits concurrency, or
+// refuses a repeat of an unfinished request instead of letting it wait.
+type Arriver interface {
+	// Arrive is called under the lock when a request has been read. underWay counts the unfinished requests of the same
+	// Client, this one included; repeat says that one with the same Dedup is unfinished. An answer refuses r.
+	Arrive(r *Request, underWay int, repeat bool) *Answer
+}
+
+// A Stamper is a Vendor that puts headers on every answer, on those to faults too. Stamp is called without the lock.
+type Stamper interface {
+	Stamp(r *Request, h http.Header)
 }
 
 // An Object is one thing at the vendor as the admin interface shows it.
@@ -70,8 +85,11 @@ type Request struct {
 	Reference string
 	Object    string
 	// Dedup names what makes a repeat of this request the same; "" = nothing does. While one is delayed, another with
-	// the same Dedup waits for it.
+	// the same Dedup waits for it, or is refused by the vendor's Arrive.
 	Dedup  string
+	Client string        // whose request it is, for Arrive
+	Delay  time.Duration // the vendor itself takes so long, before the commit
+	Refs   []string      // references of the items of a batch, for the filters of faults
 	Parsed any
 
 	release func() // ends the claim on Dedup; the lock must be held
@@ -88,7 +106,8 @@ func (r *Request) Bearer() string {
 }
 
 func (r *Request) matches(sub string) bool {
-	return strings.Contains(r.Object, sub) || strings.Contains(r.Reference, sub) || strings.Contains(r.Key, sub)
+	return strings.Contains(r.Object, sub) || strings.Contains(r.Reference, sub) || strings.Contains(r.Key, sub) ||
+		slices.ContainsFunc(r.Refs, func(ref string) bool { return strings.Contains(ref, sub) })
 }
 
 // An Answer is what a vendor answers and what that did.
@@ -105,6 +124,18 @@ type Answer struct {
 	Rows []Row
 	// Hangup closes the connection instead of answering; it is logged as status 0.
 	Hangup bool
+	// Items are logged instead of the request, one line each, if there are any: the answer is that of a batch.
+	Items []Item
+}
+
+// An Item is what one item of a batch did. Its fields are as in Entry.
+type Item struct {
+	Operation string `json:"operation"`
+	Object    string `json:"object,omitempty"`
+	Reference string `json:"reference,omitempty"`
+	Key       string `json:"key,omitempty"`
+	Status    int    `json:"status"`
+	Effect    Effect `json:"effect"`
 }
 
 // A HeaderField is written with its name as it is.

@@ -204,13 +204,13 @@ func (v *vendor) Parse(r *core.Request) {
 	}
 }
 
-func (v *vendor) ErrorBody(status int, message string) []byte {
+func (v *vendor) ErrorBody(status int, message string, _ int) []byte {
 	b := core.AppendString([]byte(`{"error":{"status":`+strconv.Itoa(status)+`,"message":`), message)
 	return append(b, "}}"...)
 }
 
 func (v *vendor) refuse(status int, message string) core.Answer {
-	return core.Answer{Status: status, Body: v.ErrorBody(status, message), Effect: core.Rejected}
+	return core.Answer{Status: status, Body: v.ErrorBody(status, message, 0), Effect: core.Rejected}
 }
 
 func (v *vendor) Serve(r *core.Request) core.Answer {

@@ -4,7 +4,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -213,7 +212,7 @@ func (v *vendor) readPayment(f core.Fields, in *payment) (err error) {
 	if in.hookURL, err = f.Text("", "webhook_url", false); err != nil {
 		return err
 	}
-	if in.hookURL != "" && !hookURL(in.hookURL) {
+	if in.hookURL != "" && !core.HookURL(in.hookURL) {
 		return &core.InvalidError{Field: "webhook_url", Message: "must be an https URL (http only to a loopback address)"}
 	}
 	mode, err := f.Text("", "approval_mode", false)
@@ -252,19 +251,6 @@ func amount(f core.Fields, required bool, high int64) (int64, error) {
 func httpURL(s string) bool {
 	u, err := url.Parse(s)
 	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != ""
-}
-
-// hookURL accepts https, and http to a loopback address so that tests need no certificates (sandbox decision).
-func hookURL(s string) bool {
-	u, err := url.Parse(s)
-	if err != nil || u.Host == "" {
-		return false
-	}
-	if u.Scheme == "https" {
-		return true
-	}
-	ip, err := netip.ParseAddr(u.Hostname())
-	return u.Scheme == "http" && (u.Hostname() == "localhost" || err == nil && ip.IsLoopback())
 }
 
 func urlBody(id string) []byte {

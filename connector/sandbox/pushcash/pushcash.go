@@ -443,7 +443,7 @@ func errorCode(status int) string {
 	return "validation_error"
 }
 
-func (v *vendor) ErrorBody(status int, message string) []byte {
+func (v *vendor) ErrorBody(status int, message string, _ int) []byte {
 	return v.errorBody(status, message, "")
 }
 

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -235,7 +234,7 @@ func (v *vendor) readUser(f core.Fields, in *user) error {
 	if in.Email, err = f.Text("", "email", true); err != nil {
 		return err
 	}
-	if !emailAddress(in.Email) {
+	if !core.EmailAddress(in.Email) {
 		return &core.InvalidError{Field: "email", Message: "is not an email address"}
 	}
 	if in.PhoneNumber, err = optionalText(f, "phone_number", false); err != nil {
@@ -310,14 +309,6 @@ func postalCode(s string) bool {
 		}
 	}
 	return true
-}
-
-// emailAddress accepts local@domain.tld without spaces or control characters, at most 254 bytes.
-func emailAddress(s string) bool {
-	local, domain, ok := strings.Cut(s, "@")
-	return ok && len(s) <= 254 && local != "" && !strings.Contains(domain, "@") && strings.Contains(domain, ".") &&
-		!strings.HasPrefix(domain, ".") && !strings.HasSuffix(domain, ".") &&
-		strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f }) < 0
 }
 
 func idBody(id string) []byte {

@@ -37,7 +37,7 @@ func (v *vendor) parseRegister(r *core.Request, p *parsed) error {
 	if g.URL, err = f.Text("", "url", true); err != nil {
 		return err
 	}
-	if !hookURL(g.URL) {
+	if !core.HookURL(g.URL) {
 		return &core.InvalidError{Field: "url", Message: "must be an https URL (http only to a loopback address)"}
 	}
 	if g.Secret, err = f.Text("", "secret", false); err != nil {
