@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -146,6 +144,8 @@ type Connector struct {
 	gates map[string]*gateQueue // by operation; the queue part belongs to the loop
 	// operations are the gates in the order of their names.
 	operations []*gateQueue
+	quotas     map[string]*deliver.Quota // by the limit's name
+	patience   atomic.Pointer[patience]
 	entities   *lru.Cache[checkpoint.EntityKey, *entity]
 	routes     map[string][]*profile.Route // by entity
 	storeBad   blockage
@@ -271,21 +271,8 @@ func New(cfg Config, source func(kafka.Handler) (Source, error)) (*Connector, er
 	if c.entities, err = lru.New[checkpoint.EntityKey, *entity](cfg.Entities); err != nil {
 		return nil, fmt.Errorf("connector %s: %w", cfg.Name, err)
 	}
-	quotas := make(map[*profile.Limit]*deliver.Quota)
-	for _, l := range cfg.Profile.Limits {
-		quotas[l] = deliver.NewQuota(l, c.started)
-	}
-	for name, op := range cfg.Profile.Operations {
-		var qs []*deliver.Quota
-		for _, l := range op.Limits {
-			qs = append(qs, quotas[l])
-		}
-		c.lateApplyMax = max(c.lateApplyMax, op.LateApply)
-		c.gates[name] = &gateQueue{Gate: deliver.NewGate(op, qs, c.started), op: op}
-	}
-	for _, name := range slices.Sorted(maps.Keys(c.gates)) {
-		c.operations = append(c.operations, c.gates[name])
-	}
+	c.patience.Store(&patience{cfg.AttemptsMax, cfg.ElapsedMax})
+	c.makeQuotas()
 	for _, e := range cfg.Topics {
 		c.routes[e] = cfg.Profile.RoutesFor(e)
 		if len(c.routes[e]) == 0 {

@@ -413,10 +413,9 @@ func (c *Connector) halt(reason string) {
 	c.log.Error("halted: the vendor does not take the credential; sending waits and goes on by itself when it works again", "reason", reason)
 	go func() {
 		seen := c.secretsPrint()
-		wait := time.Second
 		for n := 0; ; n++ {
 			select {
-			case <-time.After(wait):
+			case <-time.After(haltPollEvery):
 			case <-h.over:
 				return
 			case <-c.ctx.Done():
@@ -480,8 +479,12 @@ const haltKeysMin = 2
 // haltAloneEvery is how often a record asks again that alone blames the credential, where there is no check.
 const haltAloneEvery = time.Second
 
-// haltCheckEvery is how many seconds lie between two checks of a credential that did not change.
-const haltCheckEvery = 15
+// haltPollEvery is how often a halted connector looks whether a secret has changed, haltCheckEvery how many looks lie
+// between two checks of a credential that did not: 15 s.
+const (
+	haltPollEvery  = 250 * time.Millisecond
+	haltCheckEvery = 60
+)
 
 func (c *Connector) wakeHalted() {
 	lanes := c.haltedLanes

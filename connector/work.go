@@ -667,7 +667,8 @@ func (c *Connector) countFailure(t *task, gate *gateQueue, ex deliver.Exchange) 
 	if w.failures++; w.failures == 1 {
 		w.failFirst = c.now()
 	}
-	return w.failures >= c.cfg.AttemptsMax || c.now().Sub(w.failFirst) > c.cfg.ElapsedMax
+	bear := c.patience.Load()
+	return w.failures >= bear.attempts || c.now().Sub(w.failFirst) > bear.elapsed
 }
 
 // aloneMin is how often a record must have failed while others succeeded until it is taken to be the cause. Fewer

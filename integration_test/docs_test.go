@@ -40,11 +40,11 @@ func TestConfigPage(t *testing.T) {
 	if !ok1 || !ok2 {
 		t.Fatalf("%s lacks the lines %q and %q", file, keysBegin, keysEnd)
 	}
-	rows := keyRows(reflect.TypeFor[config.Config](), "")
+	rows := keyRows(reflect.TypeFor[config.Config](), "", false)
 	if len(rows) < 30 {
 		t.Fatalf("%d keys found in the field tags, want all of them", len(rows))
 	}
-	want := "| key | value | default | bounds | meaning |\n| --- | --- | --- | --- | --- |\n" + strings.Join(rows, "")
+	want := "| key | value | default | bounds | live | meaning |\n| --- | --- | --- | --- | --- | --- |\n" + strings.Join(rows, "")
 	if got == want {
 		return
 	}
@@ -57,8 +57,8 @@ func TestConfigPage(t *testing.T) {
 	}
 }
 
-// keyRows lists the keys of a struct and of the structs inside, one table row each.
-func keyRows(typ reflect.Type, at string) []string {
+// keyRows lists the keys of a struct and of the structs inside, one table row each. all says that all of them are live.
+func keyRows(typ reflect.Type, at string, all bool) []string {
 	var rows []string
 	for i := range typ.NumField() {
 		f := typ.Field(i)
@@ -86,9 +86,13 @@ func keyRows(typ reflect.Type, at string) []string {
 		if f.Tag.Get("required") != "" {
 			def = "required"
 		}
-		rows = append(rows, fmt.Sprintf("| `%s` | %s | %s | %s | %s |\n", strings.ReplaceAll(p, "&lt;name&gt;", "<name>"), kind, def, bounds, f.Tag.Get("desc")))
+		live := ""
+		if all || f.Tag.Get("live") != "" {
+			live = "yes"
+		}
+		rows = append(rows, fmt.Sprintf("| `%s` | %s | %s | %s | %s | %s |\n", strings.ReplaceAll(p, "&lt;name&gt;", "<name>"), kind, def, bounds, live, f.Tag.Get("desc")))
 		if !leaf {
-			rows = append(rows, keyRows(inner, p+".")...)
+			rows = append(rows, keyRows(inner, p+".", live != "")...)
 		}
 	}
 	return rows

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"slices"
 
 	"github.com/weirsync/weir/connector/config"
@@ -97,10 +96,7 @@ func (c *contract) compile(name string, k *config.Connector, limitScale float64)
 	if err != nil {
 		return nil, yours("connector "+name, err, "")
 	}
-	compiled, err := p.Compile(profile.Options{
-		Connector: name, Environment: k.Environment, BaseURL: k.BaseURL, Vars: k.Vars, LimitScale: limitScale, Schemas: c.set,
-		Secrets: slices.Collect(maps.Keys(k.Secrets)),
-	})
+	compiled, err := p.Compile(compileOptions(name, k, limitScale, c.set))
 	if err != nil {
 		return nil, yours("connector "+name, err, "")
 	}

@@ -48,7 +48,7 @@ func runConnector(ctx context.Context, r connectorRun) error {
 	}
 	defer reader.Close()
 
-	secret := secretOf(r.Config)
+	secret := r.live.secret
 	roots, err := r.Config.Roots()
 	if err != nil {
 		return yours("connector "+r.Name, err, "")
@@ -105,6 +105,7 @@ func runConnector(ctx context.Context, r connectorRun) error {
 	if r.Watch != nil {
 		r.Watch(c)
 	}
+	r.live.attach(c)
 	return c.Run(ctx)
 }
 

@@ -34,6 +34,8 @@ type Env struct {
 	Signals func() (signals <-chan os.Signal, stop func())
 	// Command makes a process of this program with other arguments.
 	Command func(args ...string) *exec.Cmd
+	// Reload delivers SIGHUP until stop is called.
+	Reload func() (signals <-chan os.Signal, stop func())
 	// Exit ends the process at once; only a second signal does that.
 	Exit func(code int)
 	// RunConnector replaces the engine in tests; nil: the engine.

@@ -39,12 +39,9 @@ func processEnv() *Env {
 		Create: func(path string) (io.WriteCloser, error) {
 			return os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600) // may hold personal data
 		},
-		Dir: os.DirFS,
-		Signals: func() (<-chan os.Signal, func()) {
-			ch := make(chan os.Signal, 2) // 2: the second signal must not be lost while the first is handled
-			signal.Notify(ch, os.Interrupt, syscall.SIGTERM)
-			return ch, func() { signal.Stop(ch) }
-		},
+		Dir:     os.DirFS,
+		Signals: notify(os.Interrupt, syscall.SIGTERM),
+		Reload:  notify(syscall.SIGHUP),
 		Command: func(args ...string) *exec.Cmd {
 			self, err := os.Executable()
 			if err != nil {
@@ -53,6 +50,15 @@ func processEnv() *Env {
 			return exec.Command(self, args...)
 		},
 		Exit: os.Exit,
+	}
+}
+
+// notify delivers signals until stop is called.
+func notify(which ...os.Signal) func() (signals <-chan os.Signal, stop func()) {
+	return func() (<-chan os.Signal, func()) {
+		ch := make(chan os.Signal, 2) // 2: the second signal must not be lost while the first is handled
+		signal.Notify(ch, which...)
+		return ch, func() { signal.Stop(ch) }
 	}
 }
 

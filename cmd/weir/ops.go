@@ -27,6 +27,7 @@ import (
 type opsServer struct {
 	*app
 	cfg      *config.Config
+	token    func() config.Secret // the one in force, where it may change; nil: that of cfg
 	store    checkpoint.Store
 	admin    *kafka.Admin
 	registry *prometheus.Registry
@@ -177,7 +178,11 @@ func (o *opsServer) readiness(ctx context.Context) error {
 // cannot reach it through a name that it has pointed at 127.0.0.1.
 func (o *opsServer) guard(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if o.cfg.Ops.Token.IsZero() {
+		token := o.cfg.Ops.Token
+		if o.token != nil {
+			token = o.token()
+		}
+		if token.IsZero() {
 			if !loopbackHost(r.Host) {
 				http.Error(w, "no token is configured: use a loopback address as host", http.StatusForbidden)
 				return
@@ -185,7 +190,7 @@ func (o *opsServer) guard(h http.Handler) http.Handler {
 			h.ServeHTTP(w, r)
 			return
 		}
-		want, err := o.cfg.Ops.Token.Value()
+		want, err := token.Value()
 		if err != nil {
 			o.log.Error("the token of the ops listener cannot be read", "error", err.Error())
 			http.Error(w, "token cannot be checked", http.StatusServiceUnavailable)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -40,6 +41,7 @@ type connectorRun struct {
 	Watch func(watched)
 
 	LimitScale float64
+	live       *liveRun
 	// What an operator accepted for this start (design section 3).
 	StoreLost    bool
 	AcceptGaps   []kafka.TP
@@ -64,6 +66,9 @@ func newRunCommand(a *app) *cobra.Command {
 and committed, within delivery.drain_timeout), a second one ends at once with exit code 128 + signal. One connector
 that stops does not stop the others.
 
+A changed config file is taken up while weir runs, within two seconds or on SIGHUP: secrets, limits, window and the
+bounds of sending; other keys are named in the log and wait for a restart. A file with a fault is refused as a whole.
+
 HTTP on ops.listen: /metrics, /healthz (the process is alive), /readyz (store and Kafka answer), /api/v1/status.
 
 Some states wait for an operator's word, which holds for one start: --store-lost says that the store was lost and
@@ -87,12 +92,17 @@ what may have been sent is to be treated as suspect; --accept-gap that records t
 // A runPlan is what run makes of config and flags before it touches Kafka or the store.
 type runPlan struct {
 	cfg      *config.Config
+	sum      [sha256.Size]byte // of the config file, taken before it was read
 	contract *contract
 	runs     []*connectorRun
 }
 
 // plan compiles everything; all its errors are exit code 2.
 func (c *runCmd) plan() (*runPlan, error) {
+	sum, err := config.Sum(c.configFile())
+	if err != nil {
+		return nil, err
+	}
 	cfg, err := c.config()
 	if err != nil {
 		return nil, err
@@ -115,7 +125,7 @@ func (c *runCmd) plan() (*runPlan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &runPlan{cfg: cfg}
+	p := &runPlan{cfg: cfg, sum: sum}
 	if p.contract, err = c.loadContract(cfg); err != nil {
 		return nil, err
 	}
@@ -129,7 +139,7 @@ func (c *runCmd) plan() (*runPlan, error) {
 		}
 		r := &connectorRun{
 			Name: name, Instance: c.Hostname, Config: k, Profile: compiled, Schemas: p.contract.set, Topics: map[string]string{},
-			LimitScale: c.limitScale, StoreLost: slices.Contains(c.storeLost, name), AcceptGaps: gaps, AcceptTopics: c.acceptTopics,
+			LimitScale: c.limitScale, live: newLiveRun(k), StoreLost: slices.Contains(c.storeLost, name), AcceptGaps: gaps, AcceptTopics: c.acceptTopics,
 		}
 		for _, route := range compiled.Routes {
 			r.Topics[k.Topic(route.Entity)] = route.Entity
@@ -188,7 +198,12 @@ func (c *runCmd) run(ctx context.Context) (err error) {
 		return environment("connect to Kafka", err, "")
 	}
 	defer admin.Close()
-	ops := &opsServer{app: c.app, cfg: p.cfg, store: store, admin: admin, registry: registry, log: log}
+	reload := newReloader(c.app, p, c.limitScale, log)
+	registry.MustRegister(reload.reloads)
+	if kc.SASL != nil {
+		kc.SASL.Password = func() (string, error) { return reload.running.Load().Kafka.SASL.Password.Value() }
+	}
+	ops := &opsServer{app: c.app, cfg: p.cfg, token: func() config.Secret { return reload.running.Load().Ops.Token }, store: store, admin: admin, registry: registry, log: log}
 	stopOps, err := ops.start(ctx)
 	if err != nil {
 		return &failure{exitEnv, "listen on ops.listen " + p.cfg.Ops.Listen, err, "is another weir running? choose another port"}
@@ -205,6 +220,10 @@ func (c *runCmd) run(ctx context.Context) (err error) {
 	for _, r := range p.runs {
 		r.Watch = func(w watched) { ops.watch(r.Name, w) }
 	}
+	watching, stopWatching := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { reload.watch(watching, p.sum) })
+	defer func() { stopWatching(); wg.Wait() }()
 	return c.supervise(ctx, p, kc, store, registry, log)
 }
 

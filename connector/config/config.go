@@ -15,8 +15,8 @@ import (
 )
 
 // Config is the whole file. Tags: yaml is the key; default what a missing key means; min, max, enum and pattern
-// what a value must satisfy (for sizes and durations with units); required that it must be there; desc what it
-// says, for the JSON Schema.
+// what a value must satisfy (for sizes and durations with units); required that it must be there; live that a
+// running weir takes another value over (see [Config.Update]); desc what it says, for the JSON Schema.
 type Config struct {
 	Kafka      Kafka                 `yaml:"kafka" required:"true" desc:"The Kafka cluster that canonical events are read from."`
 	Schema     Schema                `yaml:"schema" desc:"Where Avro schemas come from."`
@@ -52,7 +52,7 @@ type TLS struct {
 type SASL struct {
 	Mechanism string `yaml:"mechanism" required:"true" enum:"PLAIN,SCRAM-SHA-256,SCRAM-SHA-512" desc:"SASL mechanism."`
 	User      string `yaml:"user" required:"true" desc:"User name."`
-	Password  Secret `yaml:"password" required:"true" desc:"Password, by reference."`
+	Password  Secret `yaml:"password" live:"true" required:"true" desc:"Password, by reference."`
 }
 
 // Schema says where schemas come from.
@@ -81,23 +81,23 @@ func (c Checkpoint) SQLite() string {
 // Ops is the operators' listener.
 type Ops struct {
 	Listen string `yaml:"listen" default:"127.0.0.1:8080" desc:"host:port of metrics, health, API and cockpit. Other than loopback needs a token."`
-	Token  Secret `yaml:"token,omitempty" desc:"Bearer token that requests must carry, by reference; /healthz and /readyz need none."`
+	Token  Secret `yaml:"token,omitempty" live:"true" desc:"Bearer token that requests must carry, by reference; /healthz and /readyz need none."`
 }
 
 // Webhooks is the vendors' listener.
 type Webhooks struct {
 	Listen string `yaml:"listen,omitempty" desc:"host:port for vendors' callbacks, at the path /webhooks/<connector>; none if absent."`
 	// MaxInFlight and BodyMax bound what strangers can make weir hold: their product is memory.
-	MaxInFlight int  `yaml:"max_in_flight,omitempty" default:"64" min:"1" max:"10000" desc:"Callbacks that are handled at once; further ones are answered 503 with Retry-After."`
+	MaxInFlight int  `yaml:"max_in_flight,omitempty" live:"true" default:"64" min:"1" max:"10000" desc:"Callbacks that are handled at once; further ones are answered 503 with Retry-After."`
 	BodyMax     Size `yaml:"body_max,omitempty" default:"256KiB" min:"1KiB" max:"16MiB" desc:"Largest body of a callback; a larger one is answered 413."`
 }
 
 // Delivery bounds sending (design sections 5 and 6; promise 6). In a connector a missing key means that of the
 // file's delivery.
 type Delivery struct {
-	MaxInFlight    int      `yaml:"max_in_flight,omitempty" default:"256" min:"1" max:"10000" desc:"Requests of one connector that may be on the wire at once."`
-	AttemptsMax    int      `yaml:"attempts_max,omitempty" default:"10" min:"1" max:"1000" desc:"Attempts of one record before it is parked as exhausted."`
-	ElapsedMax     Duration `yaml:"elapsed_max,omitempty" default:"15m" min:"1s" max:"168h" desc:"Time from a record's first attempt until it is parked as exhausted."`
+	MaxInFlight    int      `yaml:"max_in_flight,omitempty" live:"true" default:"256" min:"1" max:"10000" desc:"Requests of one connector that may be on the wire at once."`
+	AttemptsMax    int      `yaml:"attempts_max,omitempty" live:"true" default:"10" min:"1" max:"1000" desc:"Attempts of one record before it is parked as exhausted."`
+	ElapsedMax     Duration `yaml:"elapsed_max,omitempty" live:"true" default:"15m" min:"1s" max:"168h" desc:"Time from a record's first attempt until it is parked as exhausted."`
 	ReferenceWait  Duration `yaml:"reference_wait,omitempty" default:"60s" min:"1s" max:"24h" desc:"Time a record waits in its lane for the entity it refers to before it is parked; parked it is released when that entity arrives."`
 	RequestTimeout Duration `yaml:"request_timeout,omitempty" default:"30s" min:"100ms" max:"10m" desc:"Time one request may take. Leases are longer by this margin."`
 	DrainTimeout   Duration `yaml:"drain_timeout,omitempty" default:"20s" min:"1s" max:"5m" desc:"Time that requests in flight get to end when partitions are revoked or weir stops."`
@@ -105,8 +105,15 @@ type Delivery struct {
 
 // Window bounds the look-ahead of one partition. In a connector a missing key means that of the file's window.
 type Window struct {
-	Records int  `yaml:"records,omitempty" default:"5000" min:"1" max:"10000000" desc:"Records of one partition that may be without an outcome."`
-	Bytes   Size `yaml:"bytes,omitempty" default:"32MiB" min:"64KiB" max:"16GiB" desc:"Their bytes."`
+	Records int  `yaml:"records,omitempty" live:"true" default:"5000" min:"1" max:"10000000" desc:"Records of one partition that may be without an outcome."`
+	Bytes   Size `yaml:"bytes,omitempty" live:"true" default:"32MiB" min:"64KiB" max:"16GiB" desc:"Their bytes."`
+}
+
+// Limit is what a connector says of a limit instead of its profile. A missing key means what the profile says.
+type Limit struct {
+	N      int      `yaml:"n,omitempty" min:"1" max:"1000000000" desc:"Requests per window."`
+	Window Duration `yaml:"window,omitempty" min:"1s" max:"744h" desc:"The window."`
+	Burst  int      `yaml:"burst,omitempty" min:"1" max:"1000000000" desc:"Requests at once, of a token bucket."`
 }
 
 // Connector is one vendor connection.
@@ -117,9 +124,10 @@ type Connector struct {
 	Proxy       string            `yaml:"proxy,omitempty" desc:"URL of the proxy that all requests to the vendor go through; none goes straight. If absent, the one that HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment name, which never counts for a loopback address."`
 	TLS         *VendorTLS        `yaml:"tls,omitempty" desc:"TLS to the vendor."`
 	Start       Start             `yaml:"start,omitempty" desc:"Where a topic is read from when neither group nor store knows: earliest, latest or an RFC 3339 time. Must be set in production; elsewhere earliest if absent."`
-	Secrets     map[string]Secret `yaml:"secrets,omitempty" desc:"Credentials that the profile names, each by reference." keypattern:"^[A-Za-z_][A-Za-z0-9_]*$" keydesc:"a name of letters, digits and _"`
+	Secrets     map[string]Secret `yaml:"secrets,omitempty" live:"true" desc:"Credentials that the profile names, each by reference." keypattern:"^[A-Za-z_][A-Za-z0-9_]*$" keydesc:"a name of letters, digits and _"`
 	Vars        map[string]string `yaml:"vars,omitempty" desc:"Values that the profile names." keypattern:"^[A-Za-z_][A-Za-z0-9_]*$" keydesc:"a name of letters, digits and _"`
 	Topics      map[string]string `yaml:"topics,omitempty" desc:"Topic per entity type where it is not canonical.<entity>." keypattern:"^[a-z][a-z0-9_]*$" keydesc:"an entity type such as customer"`
+	Limits      map[string]Limit  `yaml:"limits,omitempty" live:"true" desc:"Own numbers for limits that the profile declares, such as those of another tier or a share of them; by the limit's name in the profile." keypattern:"^[a-z][a-z0-9_]*$" keydesc:"the name of a limit"`
 	Delivery    Delivery          `yaml:"delivery,omitempty" desc:"Bounds of sending; a missing key means that of the file's delivery."`
 	Window      Window            `yaml:"window,omitempty" desc:"Look-ahead; a missing key means that of the file's window."`
 }
@@ -284,6 +292,7 @@ func (c *Config) WithDefaults() *Config {
 		e.Secrets = maps.Clone(k.Secrets)
 		e.Vars = maps.Clone(k.Vars)
 		e.Topics = maps.Clone(k.Topics)
+		e.Limits = maps.Clone(k.Limits)
 		d.Connectors[name] = &e
 	}
 	return &d

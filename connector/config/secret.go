@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"strconv"
@@ -26,8 +27,8 @@ const (
 	// secretBytesMax bounds a secret's file: certificates with chains fit, a wrong path to a log does not.
 	secretBytesMax = 64 << 10
 	// secretReadEvery is how long a file's content is used before it is read again: sends at full rate do not
-	// read the disk each, and a rotated secret is in use a second later.
-	secretReadEvery = time.Second
+	// read the disk each, and a rotated secret is in use at once for all that a person can see.
+	secretReadEvery = 100 * time.Millisecond
 )
 
 // NewSecret reads a reference, ${env:NAME} or ${file:/path}; a relative path is relative to dir. false if ref is
@@ -79,6 +80,9 @@ func fromFile(path string) func() (string, error) {
 		}
 		value = ""
 		data, err := readBounded(path, secretBytesMax)
+		if pe, ok := errors.AsType[*fs.PathError](err); ok {
+			err = pe.Err // the path is said already
+		}
 		if err != nil {
 			return "", err
 		}
@@ -108,8 +112,8 @@ func Literal(value string) Secret {
 // IsZero reports whether there is no secret.
 func (s Secret) IsZero() bool { return s.read == nil }
 
-// Value resolves the secret now. A file is read again when what is known of it is older than a second, so a
-// changed file heals by itself; one trailing newline is removed. An unset, empty or unreadable secret is an
+// Value resolves the secret now. A file is read again when what is known of it is older than a tenth of a
+// second, so a changed file heals by itself; one trailing newline is removed. An unset, empty or unreadable secret is an
 // error that names the reference. The caller must not log or keep the value.
 func (s Secret) Value() (string, error) {
 	if s.read == nil {

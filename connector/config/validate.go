@@ -60,6 +60,8 @@ func (v *validator) value(path string, x reflect.Value, tag reflect.StructTag) {
 			}
 			v.value(join2(path, k.String()), x.MapIndex(k), "")
 		}
+	case (x.Kind() == reflect.Int || x.Kind() == reflect.Int64) && x.IsZero() && tag.Get("default") == "":
+		// not said; a zero that is written out was refused when it was read
 	case x.Kind() == reflect.Int, x.Kind() == reflect.Int64:
 		if what := outside(x.Type(), x.Int(), tag); what != "" {
 			v.add(path, what, wantOf(x.Type(), tag))

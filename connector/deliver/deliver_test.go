@@ -201,6 +201,102 @@ func TestTokenBucket(t *testing.T) {
 	}
 }
 
+// A limit that changes while requests are counted: none starts while the window that then holds has as many as the
+// new limit allows, in flight or answered (promise 5).
+func TestQuotaChangeNeverExceeds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		draw := func() *profile.Limit {
+			return &profile.Limit{Name: "l", Kind: profile.SlidingWindow, N: rapid.IntRange(1, 20).Draw(t, "n"),
+				Window: time.Duration(rapid.IntRange(1, 60).Draw(t, "window")) * time.Minute}
+		}
+		l, now, open := draw(), t0, 0
+		q := NewQuota(l, now)
+		var answered []time.Time
+		for range rapid.IntRange(1, 300).Draw(t, "steps") {
+			switch rapid.IntRange(0, 6).Draw(t, "do") {
+			case 0, 1:
+				at := q.take(now)
+				if !at.IsZero() {
+					if !at.After(now) {
+						t.Fatalf("refused at %v, to ask again at %v: a busy loop", now, at)
+					}
+					break
+				}
+				counted := open + 1
+				for _, a := range answered {
+					if a.After(now.Add(-l.Window)) {
+						counted++
+					}
+				}
+				if counted > l.N {
+					t.Fatalf("request %d of a limit of %d in %v", counted, l.N, l.Window)
+				}
+				open++
+			case 2, 3:
+				if open > 0 {
+					open--
+					q.free(now)
+					answered = append(answered, now)
+				}
+			case 4, 5:
+				now = now.Add(time.Duration(rapid.Int64Range(0, int64(l.Window)/3).Draw(t, "dt")))
+			case 6:
+				l = draw()
+				q.Change(l, now)
+			}
+		}
+	})
+}
+
+// A change is no gift and no loss: a larger limit is used at once, a smaller one frees as its requests age, and a
+// token bucket keeps its tokens up to the new burst.
+func TestQuotaChange(t *testing.T) {
+	takes := func(q *Quota, now time.Time) (n int) {
+		for ; q.take(now).IsZero(); n++ {
+			q.free(now)
+		}
+		return n
+	}
+	sliding := func(n int, w time.Duration) *profile.Limit {
+		return &profile.Limit{Name: "l", Kind: profile.SlidingWindow, N: n, Window: w}
+	}
+	q := NewQuota(sliding(10, time.Hour), t0)
+	if n := takes(q, t0); n != 10 {
+		t.Fatalf("%d of 10 in the first hour", n)
+	}
+	q.Change(sliding(25, time.Hour), t0)
+	if n := takes(q, t0); n != 15 {
+		t.Errorf("%d more after the limit rose from 10 to 25, want 15", n)
+	}
+	q.Change(sliding(25, 2*time.Hour), t0)
+	if n := takes(q, t0.Add(90*time.Minute)); n != 0 {
+		t.Errorf("%d let through 90 minutes after 25 in a window of two hours, want none", n)
+	}
+	if n := takes(q, t0.Add(121*time.Minute)); n != 25 {
+		t.Errorf("%d after the window, want 25", n)
+	}
+	q.Change(sliding(5, time.Minute), t0.Add(123*time.Minute))
+	if n := takes(q, t0.Add(123*time.Minute)); n != 5 {
+		t.Errorf("%d in a shorter window that holds none, want 5", n)
+	}
+	g := NewGate(&profile.Operation{Name: "o"}, []*Quota{q}, t0)
+	g.Observe(profile.Usage{Limit: 3, Remaining: -1}, t0)
+	q.Change(sliding(50, time.Minute), t0)
+	if n := takes(q, t0.Add(200*time.Minute)); n != 3 {
+		t.Errorf("%d although the vendor said 3, want 3", n)
+	}
+
+	b := NewQuota(&profile.Limit{Name: "b", Kind: profile.TokenBucket, N: 60, Window: time.Minute, Burst: 10}, t0)
+	b.Change(&profile.Limit{Name: "b", Kind: profile.TokenBucket, N: 600, Window: time.Minute, Burst: 4}, t0)
+	if n := takes(b, t0); n != 4 {
+		t.Errorf("%d at once after the burst fell to 4", n)
+	}
+	b.Change(&profile.Limit{Name: "b", Kind: profile.TokenBucket, N: 600, Window: time.Minute, Burst: 100}, t0)
+	if n := takes(b, t0.Add(time.Second)); n != 10 {
+		t.Errorf("%d a second later at 10 a second, want 10", n)
+	}
+}
+
 func TestQuotaLearnsFromHeaders(t *testing.T) {
 	op := &profile.Operation{Name: "create"}
 	q := NewQuota(&profile.Limit{Name: "l", Kind: profile.SlidingWindow, N: 100, Window: time.Hour}, t0)

@@ -16,15 +16,17 @@ const slices = 512
 // section 6). It counts by the time since it was made, on the monotonic clock: a wall clock that is set forward frees
 // nothing early, one that is set back holds nothing longer. Safe for concurrent use.
 type Quota struct {
-	Name   string
-	Limit  int
-	Window time.Duration
-	Burst  int // token bucket: its capacity; 0 for a sliding window
+	Name string
 
 	base     time.Time
 	mu       sync.Mutex
-	limit    int // learned down from headers
+	declared int
+	window   time.Duration
+	burst    int // token bucket: its capacity; 0 for a sliding window
+	limit    int // in force: what is declared, or less if headers said so
+	learned  int // what headers said last, 0 if nothing
 	inFlight int
+	answered int             // ever
 	counts   [slices + 1]int // by slice of the answer's time
 	first    int64           // slice number of the oldest one counted
 	used     int
@@ -35,17 +37,17 @@ type Quota struct {
 
 // NewQuota makes the quota of a declared limit.
 func NewQuota(l *profile.Limit, now time.Time) *Quota {
-	q := &Quota{Name: l.Name, Limit: l.N, Window: l.Window, limit: l.N, base: now, filled: now}
+	q := &Quota{Name: l.Name, declared: l.N, window: l.Window, limit: l.N, base: now, filled: now}
 	if l.Kind == profile.TokenBucket {
-		q.Burst = max(l.Burst, 1)
-		q.tokens = float64(q.Burst)
+		q.burst = max(l.Burst, 1)
+		q.tokens = float64(q.burst)
 	}
 	return q
 }
 
 func (q *Quota) slice(t time.Time) int64 { return int64(max(t.Sub(q.base), 0) / q.width()) }
 
-func (q *Quota) width() time.Duration { return q.Window / slices }
+func (q *Quota) width() time.Duration { return q.window / slices }
 
 // take takes a slot, or says when to ask again.
 func (q *Quota) take(now time.Time) time.Time {
@@ -54,13 +56,10 @@ func (q *Quota) take(now time.Time) time.Time {
 	if now.Before(q.closed) {
 		return q.closed
 	}
-	if q.Burst > 0 {
-		rate := float64(q.limit) / float64(q.Window)
-		if d := now.Sub(q.filled); d > 0 {
-			q.tokens = min(float64(q.Burst), q.tokens+rate*float64(d))
-			q.filled = now
-		}
+	if q.burst > 0 {
+		q.fill(now)
 		if q.tokens < 1 {
+			rate := float64(q.limit) / float64(q.window)
 			return now.Add(time.Duration((1-q.tokens)/rate) + time.Millisecond)
 		}
 		q.tokens--
@@ -80,6 +79,48 @@ func (q *Quota) take(now time.Time) time.Time {
 		if q.counts[s%(slices+1)] > 0 {
 			return q.base.Add(time.Duration(s+slices+1) * q.width())
 		}
+	}
+}
+
+// fill adds the tokens that have come since the last time.
+func (q *Quota) fill(now time.Time) {
+	if d := now.Sub(q.filled); d > 0 {
+		rate := float64(q.limit) / float64(q.window)
+		q.tokens = min(float64(q.burst), q.tokens+rate*float64(d))
+		q.filled = now
+	}
+}
+
+// Change puts another declared limit of the same kind in force. What was counted stays counted, so that no window
+// of the new length holds more than the new limit, save what had been let through before (promise 5). Of a longer
+// window the part before the old one is not known: all that was ever answered may lie in it, as late as it can.
+func (q *Quota) Change(l *profile.Limit, now time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.burst > 0 {
+		q.fill(now) // at the old rate
+		q.burst, q.window = max(l.Burst, 1), l.Window
+		q.tokens = min(q.tokens, float64(q.burst))
+	} else if l.Window != q.window {
+		q.advance(now)
+		counts, first, before, length := q.counts, q.first, q.window, q.width()
+		earlier := q.answered - q.used
+		q.counts, q.used, q.window = [slices + 1]int{}, 0, l.Window
+		q.first = max(q.slice(now)-slices, 0)
+		count := func(at time.Time, n int) {
+			if s := min(q.slice(at), q.slice(now)); s >= q.first {
+				q.counts[s%(slices+1)] += n
+				q.used += n
+			}
+		}
+		count(now.Add(-before), earlier)
+		for s := first; s <= first+slices; s++ {
+			count(q.base.Add(time.Duration(s+1)*length), counts[s%(slices+1)])
+		}
+	}
+	q.declared, q.limit = l.N, l.N
+	if q.learned > 0 {
+		q.limit = min(l.N, q.learned)
 	}
 }
 
@@ -103,7 +144,8 @@ func (q *Quota) free(now time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.inFlight--
-	if q.Burst > 0 {
+	q.answered++
+	if q.burst > 0 {
 		return
 	}
 	q.advance(now)
@@ -118,7 +160,7 @@ func (q *Quota) untake() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.inFlight--
-	if q.Burst > 0 {
+	if q.burst > 0 {
 		q.tokens++
 	}
 }
@@ -136,7 +178,8 @@ func (q *Quota) close(until time.Time) {
 func (q *Quota) observe(u profile.Usage, now time.Time) {
 	if u.Limit > 0 {
 		q.mu.Lock()
-		q.limit = min(q.Limit, u.Limit)
+		q.learned = u.Limit
+		q.limit = min(q.declared, u.Limit)
 		q.mu.Unlock()
 	}
 	if u.Remaining == 0 && u.Reset.After(now) {
@@ -151,8 +194,8 @@ func (q *Quota) Used(now time.Time) (ratio float64, closed time.Time) {
 	if now.Before(q.closed) {
 		closed = q.closed
 	}
-	if q.Burst > 0 {
-		return 1 - q.tokens/float64(q.Burst), closed
+	if q.burst > 0 {
+		return 1 - q.tokens/float64(q.burst), closed
 	}
 	q.advance(now)
 	return float64(q.used+q.inFlight) / float64(max(q.limit, 1)), closed
@@ -165,9 +208,9 @@ func (q *Quota) room(now time.Time) int {
 	if now.Before(q.closed) {
 		return 0
 	}
-	if q.Burst > 0 {
-		rate := float64(q.limit) / float64(q.Window)
-		return int(min(float64(q.Burst), q.tokens+rate*float64(max(now.Sub(q.filled), 0))))
+	if q.burst > 0 {
+		q.fill(now)
+		return int(q.tokens)
 	}
 	q.advance(now)
 	return max(q.limit-q.used-q.inFlight, 0)

@@ -2,6 +2,7 @@ package profile
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -31,6 +32,9 @@ type Options struct {
 	Vars map[string]string
 	// LimitScale multiplies all limits, for tests (design section 17). 0 means 1.
 	LimitScale float64
+	// Limits are the config's own numbers for limits that the profile declares, by name. One that it does not is an
+	// error.
+	Limits map[string]LimitChange
 	// Schemas is what the mappings are checked against: the current version of each entity.
 	Schemas *schema.Set
 	// Secrets names the secrets that the connector configures. A profile that knows several ways to log in uses the
@@ -128,6 +132,14 @@ type Limit struct {
 	LimitHeader     string
 	RemainingHeader string
 	ResetHeader     string
+}
+
+// A LimitChange is a connector's own numbers for a declared limit, such as those of another tier. Zero fields keep
+// what the profile says. Bounds: N and Burst up to 10^9, Window from 1 s to 744 h.
+type LimitChange struct {
+	N      int
+	Window time.Duration
+	Burst  int // of a token bucket
 }
 
 // A Check is a request that has no effect and tells about the credential or the vendor.
@@ -236,7 +248,7 @@ func (p *Profile) compile(o Options, schemas map[string]json.RawMessage) (*Compi
 	if err != nil {
 		return nil, err
 	}
-	if err := p.scaledLimits(c, o.LimitScale); err != nil {
+	if err := p.scaledLimits(c, o); err != nil {
 		return nil, err
 	}
 	r := &reader{file: p.file}
@@ -356,7 +368,9 @@ func (p *Profile) values(given map[string]string) (map[string]any, error) {
 	return out, errors.Join(errs...)
 }
 
-func (p *Profile) scaledLimits(c *Compiled, scale float64) error {
+// scaledLimits are the declared limits with the connector's own numbers, scaled.
+func (p *Profile) scaledLimits(c *Compiled, o Options) error {
+	scale := o.LimitScale
 	if scale == 0 {
 		scale = 1
 	}
@@ -364,13 +378,32 @@ func (p *Profile) scaledLimits(c *Compiled, scale float64) error {
 		return fmt.Errorf("profile %s: limit scale %v is not a positive number", p.Name, scale)
 	}
 	scaled := func(n int) int { return int(max(1, min(limitMax, math.Floor(float64(n)*scale)))) }
+	var names []string
 	for _, l := range p.limits {
-		s := *l
-		s.N = scaled(l.N)
+		s, own := *l, o.Limits[l.Name]
+		names = append(names, l.Name)
+		switch {
+		case own.N < 0 || own.N > limitMax || own.Burst < 0 || own.Burst > limitMax || own.Window != 0 && (own.Window < windowMin || own.Window > windowMax):
+			return fmt.Errorf("profile %s: limits: %s: n and burst go up to %d, window from %v to %v", p.Name, l.Name, limitMax, windowMin, windowMax)
+		case own.Burst > 0 && l.Kind != TokenBucket:
+			return fmt.Errorf("profile %s: limits: %s has a burst, but the profile declares a sliding_window, which has none; remove burst", p.Name, l.Name)
+		case l.Kind == TokenBucket && own.Burst == 0 && own.N > 0 && l.Burst == l.N:
+			s.Burst = own.N // a burst that nobody has set is n
+		}
+		s.N, s.Window, s.Burst = scaled(cmp.Or(own.N, s.N)), cmp.Or(own.Window, s.Window), cmp.Or(own.Burst, s.Burst)
 		if l.Kind == TokenBucket {
-			s.Burst = scaled(l.Burst)
+			s.Burst = scaled(s.Burst)
 		}
 		c.Limits = append(c.Limits, &s)
+	}
+	for _, name := range sortedKeys(o.Limits) {
+		if !slices.Contains(names, name) {
+			hint := meant(name, names)
+			if hint == "" {
+				hint = "it declares none"
+			}
+			return fmt.Errorf("profile %s: limits: the profile declares no limit %q; %s", p.Name, clip(name), hint)
+		}
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 )
 
@@ -306,6 +307,9 @@ func TestOptions(t *testing.T) {
 		{"bad base URL", Options{Connector: "a", BaseURL: "localhost:80", Schemas: set}, "absolute"},
 		{"no connector", Options{Environment: "sandbox", Schemas: set}, "no name"},
 		{"no schemas", Options{Connector: "a", Environment: "sandbox"}, "no schemas"},
+		{"limit that it has not", Options{Connector: "a", Environment: "sandbox", Limits: map[string]LimitChange{"crates": {N: 1}}, Schemas: set}, "no limit \"crates\"; did you mean creates?"},
+		{"burst of a window", Options{Connector: "a", Environment: "sandbox", Limits: map[string]LimitChange{"creates": {Burst: 1}}, Schemas: set}, "remove burst"},
+		{"limit out of bounds", Options{Connector: "a", Environment: "sandbox", Limits: map[string]LimitChange{"creates": {Window: time.Millisecond}}, Schemas: set}, "window from 1s"},
 		{"negative scale", Options{Connector: "a", Environment: "sandbox", LimitScale: -1, Schemas: set}, "positive"},
 	} {
 		if _, err := p.Compile(c.o); err == nil || !strings.Contains(err.Error(), c.err) {
@@ -321,6 +325,10 @@ func TestOptions(t *testing.T) {
 	}
 	if c.Limits[0].N != 250 || c.Operations["create_user"].Limits[0] != c.Limits[0] || c.Operations["create_intent"].Limits[0] != c.Limits[0] {
 		t.Errorf("limits %+v: want 250, shared by users and intents", c.Limits[0])
+	}
+	own, err := p.Compile(Options{Connector: "a", Environment: "sandbox", LimitScale: 2, Schemas: set, Limits: map[string]LimitChange{c.Limits[0].Name: {N: 7, Window: time.Minute}}})
+	if err != nil || own.Limits[0].N != 14 || own.Limits[0].Window != time.Minute || own.Version != c.Version {
+		t.Errorf("own numbers for a limit: %v, %+v; want 14 a minute and the same mapping", err, own.Limits[0])
 	}
 	if tiny, err := p.Compile(Options{Connector: "a", Environment: "sandbox", LimitScale: 1e-9, Schemas: set}); err != nil || tiny.Limits[0].N != 1 {
 		t.Errorf("a tiny scale: %v, want 1 request at least", err)
