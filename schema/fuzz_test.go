@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -65,7 +67,9 @@ func FuzzDecode(f *testing.F) {
 
 // Properties, for any two schemas and any bytes: parsing, resolving and decoding never panic; goavro reads all
 // bytes that are sound for a schema, save a map with a key twice; a schema resolves to itself, and what is read
-// with it encodes to bytes that read as an equal value.
+// with it encodes to bytes that read as an equal value. Of two schemas: there is a plan unless a problem is certain; a
+// reader that is compatible refuses a value for what it is and never for its schema; and what it reads is a value of
+// the reader's schema, whole: it encodes with it to bytes that read as an equal value.
 func FuzzProjection(f *testing.F) {
 	for _, texts := range [][2]string{
 		{`{"type":"record","name":"R","fields":[{"name":"a","type":"int"}]}`, `{"type":"record","name":"R","fields":[{"name":"a","type":"long"},{"name":"b","type":["null","string"],"default":null}]}`},
@@ -79,6 +83,22 @@ func FuzzProjection(f *testing.F) {
 			f.Add(texts[0], texts[1], raw)
 		}
 	}
+	s := embedded(f)
+	for _, entity := range s.Entities() { // each version with each: the older readers too
+		for _, w := range s.Versions(entity) {
+			raw, err := os.ReadFile(filepath.Join("testdata", strings.TrimSuffix(w.File, "avsc")+"bin"))
+			if err != nil {
+				f.Fatal(err)
+			}
+			for _, r := range s.Versions(entity) {
+				f.Add(w.Text, r.Text, raw[5:])
+			}
+		}
+	}
+	f.Add(`["null",{"type":"record","name":"R","fields":[]}]`, `["null",{"type":"record","name":"R","fields":[{"name":"a","type":"int"}]}]`, []byte{2})
+	f.Add(`{"type":"record","name":"R","fields":[{"name":"a","type":["int",{"type":"record","name":"S","fields":[]}]}]}`,
+		`{"type":"record","name":"R","fields":[{"name":"a","type":["int",{"type":"record","name":"S","fields":[{"name":"b","type":"int"}]}]}]}`, []byte{2})
+	f.Add(`{"type":"record","name":"R","fields":[{"name":"a","type":"long"}]}`, `{"type":"record","name":"R","fields":[{"name":"b","aliases":["a"],"type":"double"},{"name":"c","type":"float","default":0.1}]}`, []byte{0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
 	f.Fuzz(func(t *testing.T, writer, reader string, raw []byte) {
 		if strings.Contains(writer, `"double"`) || strings.Contains(writer, `"float"`) {
 			raw = bytes.ReplaceAll(raw, []byte{0xff}, []byte{0}) // no NaN, which equals nothing
@@ -90,11 +110,9 @@ func FuzzProjection(f *testing.F) {
 		for _, p := range Compatible(w, w) {
 			t.Fatalf("%s does not read itself: %s", writer, p)
 		}
-		ws := &Schema{Subject: "w", Type: w}
+		ws := &Schema{Subject: "w", Type: w, Text: writer}
 		if rd, err := Parse([]byte(reader)); err == nil {
-			if p := compile(ws, &Schema{Subject: "r", Type: rd}); p.broken == nil {
-				p.decode(raw, 1000)
-			}
+			projects(t, ws, &Schema{Subject: "r", Type: rd, Text: reader}, raw)
 		}
 		if sound(w, raw, 1000) != nil {
 			return
@@ -128,6 +146,37 @@ func FuzzProjection(f *testing.F) {
 			t.Fatalf("%s: got %v, then %v (%v)", writer, one, two, fl)
 		}
 	})
+}
+
+// projects checks the properties of two schemas.
+func projects(t *testing.T, w, rd *Schema, raw []byte) {
+	t.Helper()
+	problems := Compatible(w.Type, rd.Type)
+	p := compile(w, rd)
+	if certain := onlyCertain(problems); certain != (p.broken != nil) {
+		t.Fatalf("%s as %s: problems %v, plan %v", w.Text, rd.Text, problems, p.broken)
+	}
+	if p.broken != nil {
+		return
+	}
+	one, fl := p.decode(raw, 1000)
+	if fl != nil {
+		if fl.cause == causeSchema && problems == nil {
+			t.Fatalf("%s as %s is compatible, and %x is refused for its schema: %v", w.Text, rd.Text, raw, fl)
+		}
+		return
+	}
+	again, err := rd.encode(nil, one)
+	if err != nil {
+		t.Fatalf("%s as %s: %v does not encode: %v", w.Text, rd.Text, one, err)
+	}
+	if ambiguous(rd.Type, map[*Type]bool{}) {
+		return
+	}
+	two, fl := compile(rd, rd).decode(again, 1000)
+	if fl != nil || !reflect.DeepEqual(one, two) {
+		t.Fatalf("%s as %s: got %v, then %v (%v)", w.Text, rd.Text, one, two, fl)
+	}
 }
 
 // ambiguous: in a union of more than null and a type, an unwrapped value may fit more than one type; writing takes

@@ -200,6 +200,7 @@ func (r *resolver) record(w, rd *Type, path string, depth int) step {
 	var fills []fill
 	taken := map[string]bool{}
 	renames := false
+	var fails step // a field can have no value, so no record can
 	for _, f := range rd.Fields {
 		at := join(path, f.Name)
 		from := w.Field(f.Name)
@@ -210,12 +211,12 @@ func (r *resolver) record(w, rd *Type, path string, depth int) step {
 		}
 		if from == nil {
 			if !f.HasDefault {
-				r.problem(at, "the writer has no such field and the reader no default for it", true)
+				fails = r.problem(at, "the writer has no such field and the reader no default for it", true)
 				continue
 			}
 			mk, err := defaultMaker(f.Type, f.Default)
 			if err != nil {
-				r.problem(at, "the reader's default does not fit its type: "+err.Error(), true)
+				fails = r.problem(at, "the reader's default does not fit its type: "+err.Error(), true)
 				continue
 			}
 			fills = append(fills, fill{f.Name, mk})
@@ -235,6 +236,10 @@ func (r *resolver) record(w, rd *Type, path string, depth int) step {
 		if !taken[f.Name] {
 			drops = append(drops, f.Name)
 		}
+	}
+	if fails != nil { // in a union only this type is unreadable: the plan stands, and the value must not pass as it is
+		l.step = fails
+		return fails
 	}
 	if !renames && len(moves)+len(fills)+len(drops) == 0 && !l.used {
 		delete(r.memo, key)
@@ -345,8 +350,12 @@ func (r *resolver) mapping(w, rd *Type, path string, depth int) step {
 }
 
 // leaf resolves types without parts: the same, or one of the promotions "int to long, float or double; long to
-// float or double; float to double; string to bytes; bytes to string".
+// float or double; float to double; string to bytes; bytes to string". Ours: what has a logical type is not promoted to
+// a float or text, since a time or decimal would lose its digits or its meaning, and another logical type is no match.
 func (r *resolver) leaf(w, rd *Type, path string) step {
+	if w.LogicalType != "" && w.LogicalType != "uuid" && w.Kind != rd.Kind && rd.Kind != Int && rd.Kind != Long {
+		return r.problem(path, fmt.Sprintf("%s was written, %s is read: it would not be exact", w, rd), true)
+	}
 	if w.LogicalType != "" && rd.LogicalType != "" && w.LogicalType != "uuid" && rd.LogicalType != "uuid" {
 		if w.LogicalType != rd.LogicalType {
 			return r.problem(path, fmt.Sprintf("%s was written, %s is read: the same number would mean something else", w, rd), true)
@@ -475,23 +484,20 @@ func fromInteger(logicalType string, n int64) (any, *flaw) {
 	return t, nil
 }
 
-// floatFromInteger: the specification's promotion, which rounds where the float has too few bits. No field for
-// money is a float, and the compatibility test forbids that one becomes it.
+// floatFromInteger: the specification's promotion, which other readers round where the float has too few bits. Here an
+// integer is exact or refused (invariant 2).
 func floatFromInteger(single bool) step {
 	return func(v any) (any, *flaw) {
-		var n int64
-		switch x := v.(type) {
-		case int32:
-			n = int64(x)
-		case int64:
-			n = x
+		switch v.(type) {
+		case int32, int64:
 		default:
 			return nil, wrongForm(v)
 		}
-		if single {
-			return float64(float32(n)), nil
+		f, exact := float(v)
+		if !exact || single && float64(float32(f)) != f {
+			return nil, &flaw{reason: "an integer with more digits than the reader's floating point type holds exactly"}
 		}
-		return float64(n), nil
+		return f, nil
 	}
 }
 
@@ -636,7 +642,10 @@ func defaultValue(t *Type, def any, depth int) (any, error) {
 			return want("a number")
 		}
 		f, err := n.Float64()
-		if err != nil {
+		if t.Kind == Float {
+			f = float64(float32(f)) // as a value that was written reads
+		}
+		if err != nil || math.IsInf(f, 0) {
 			return nil, fmt.Errorf("%s is not a %s", n, t.Kind)
 		}
 		return f, nil

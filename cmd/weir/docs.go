@@ -25,6 +25,7 @@ func newDocsCommand(a *app) *cobra.Command {
 
 // commandReference is docs/cli.md.
 func commandReference(root *cobra.Command) string {
+	root.InitDefaultHelpFlag() // else the text depends on whether a command has been run
 	var b strings.Builder
 	b.WriteString("# Commands\n\nGenerated from the commands' own help by `weir docs`; do not edit.\n\n")
 	writeCommand(&b, root)
