@@ -63,24 +63,22 @@ func (e *EncodeError) Error() string {
 // one given by two of its names, a missing one without default and any other form are a problem each. It does not check
 // rules (Rules.Check does). Errors: *EncodeError, or a plain one for an unknown entity.
 func (s *Set) Encode(entity string, fields map[string]any) ([]byte, error) {
+	return s.EncodeVersion(entity, 0, fields)
+}
+
+// EncodeVersion is Encode in a version of the entity's schema that a publisher still writes, 0 for the newest. A version
+// that the entity does not have is an error too.
+func (s *Set) EncodeVersion(entity string, version int, fields map[string]any) ([]byte, error) {
 	sch, err := s.reader(entity)
 	if err != nil {
 		return nil, err
 	}
-	return sch.confluent(sch.ID, fields)
-}
-
-// EncodeVersion is Encode in an older version of the entity's schema, for a publisher that still writes it. A version
-// that the entity does not have is an error too.
-func (s *Set) EncodeVersion(entity string, version int, fields map[string]any) ([]byte, error) {
-	newest, err := s.reader(entity)
-	if err != nil {
-		return nil, err
+	if version < 0 || version > sch.Version {
+		return nil, fmt.Errorf("%s has no schema version %d: known are 1 to %d", entity, version, sch.Version)
 	}
-	if version < 1 || version > newest.Version {
-		return nil, fmt.Errorf("%s has no schema version %d: known are 1 to %d", entity, version, newest.Version)
+	if version > 0 {
+		sch = s.entities[entity][version-1] // versions have no holes
 	}
-	sch := s.entities[entity][version-1] // versions have no holes
 	return sch.confluent(sch.ID, fields)
 }
 

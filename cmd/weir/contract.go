@@ -69,16 +69,19 @@ func (c *contract) rows() []schemaRow {
 }
 
 // encode turns an event in JSON form into a framed Avro value and its key, and reads it back as a connector would:
-// what is published is what will be accepted. The errors *schema.EncodeError and *schema.RefusedError are the
-// event's fault.
-func (c *contract) encode(ctx context.Context, entity string, event []byte) (key string, value []byte, err error) {
+// what is published is what will be accepted. version is that of the schema to write, 0 for the newest. The errors
+// *lineError, *schema.EncodeError and *schema.RefusedError are the event's fault.
+func (c *contract) encode(ctx context.Context, entity string, version int, event []byte) (key string, value []byte, err error) {
 	dec := json.NewDecoder(bytes.NewReader(event))
 	dec.UseNumber() // a float would lose digits of a large integer
 	var fields map[string]any
 	if err := dec.Decode(&fields); err != nil {
 		return "", nil, &lineError{reason: "not a JSON object"}
 	}
-	if value, err = c.set.Encode(entity, fields); err != nil {
+	if newest := c.set.Reader(entity).Version; version > newest {
+		return "", nil, &lineError{"schema_version", fmt.Sprintf("%s has the versions 1 to %d here; a newer build may know more", entity, newest)}
+	}
+	if value, err = c.set.EncodeVersion(entity, version, fields); err != nil {
 		return "", nil, err
 	}
 	if key, err = c.set.KeyOf(entity, fields); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -17,6 +18,7 @@ type line struct {
 	entity  string
 	event   []byte // JSON of the event, nil for a tombstone
 	key     string // as given, "" if it was not
+	version int    // of the schema that the event is written in, 0: the newest
 	headers []schema.Header
 }
 
@@ -41,7 +43,7 @@ func (e *lineError) Error() string {
 	return e.path + ": " + e.reason
 }
 
-// parseLine reads one line of `weir publish`: {"entity", "event", "key", "headers"}, or the bare event of
+// parseLine reads one line of `weir publish`: {"entity", "event", "key", "headers", "schema_version"}, or the bare event of
 // entity, or a bare event whose event_type begins with one of the known entities and a dot. entity is that of
 // --entity, "" if it was not given. The error is a *lineError.
 func parseLine(data []byte, entity string, entities []string) (line, error) {
@@ -61,8 +63,8 @@ func parseLine(data []byte, entity string, entities []string) (line, error) {
 	}
 	l := line{entity: entity}
 	for name := range top {
-		if !slices.Contains([]string{"entity", "event", "key", "headers"}, name) {
-			return line{}, &lineError{reason: "has a field beside entity, event, key and headers"}
+		if !slices.Contains([]string{"entity", "event", "key", "headers", "schema_version"}, name) {
+			return line{}, &lineError{reason: "has a field beside entity, event, key, headers and schema_version"}
 		}
 	}
 	if err := text(top, "entity", &l.entity); err != nil {
@@ -73,6 +75,16 @@ func parseLine(data []byte, entity string, entities []string) (line, error) {
 	}
 	if err := text(top, "key", &l.key); err != nil {
 		return line{}, err
+	}
+	if v, ok := top["schema_version"]; ok {
+		n, err := strconv.Atoi(string(v))
+		if err != nil || n < 1 {
+			return line{}, &lineError{"schema_version", "not an integer from 1"}
+		}
+		if string(raw) == "null" {
+			return line{}, &lineError{"schema_version", "a tombstone (event null) has none"}
+		}
+		l.version = n
 	}
 	if h, ok := top["headers"]; ok {
 		var err error

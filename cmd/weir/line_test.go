@@ -20,7 +20,8 @@ var knownEntities = []string{"contract", "customer", "invoice"}
 func FuzzParseLine(f *testing.F) {
 	for _, s := range []string{
 		customer(1, 1, 1), `{"entity":"customer","event":{"a":1},"headers":{"ce_id":"x","b":"y"}}`, `{"entity":"invoice","event":null,"key":"K"}`,
-		`{"event":null}`, `{"event_type":"invoice.created"}`, `{"event_type":"SECRETVALUE.x"}`, `{"entity":"SECRETVALUE","event":{}}`, `{"a":1,"a":2}`,
+		`{"event":null}`, `{"entity":"customer","schema_version":1,"event":{}}`, `{"entity":"customer","schema_version":"SECRETVALUE","event":{}}`,
+		`{"entity":"customer","key":"K","schema_version":1,"event":null}`, `{"event_type":"invoice.created"}`, `{"event_type":"SECRETVALUE.x"}`, `{"entity":"SECRETVALUE","event":{}}`, `{"a":1,"a":2}`,
 		`[]`, `{`, `{} {}`, `"x"`, `null`, "\xff", strings.Repeat("[", 100), `{"event":{},"headers":{"a":1}}`, `{"event":"SECRETVALUE","entity":"customer"}`,
 	} {
 		f.Add([]byte(s), "")
@@ -45,6 +46,8 @@ func FuzzParseLine(f *testing.F) {
 		switch {
 		case l.event == nil && l.key == "":
 			t.Error("neither event nor key")
+		case l.version < 0 || l.version > 0 && l.event == nil:
+			t.Errorf("version %d of an event that is %q", l.version, l.event)
 		case l.event != nil && (json.Unmarshal(l.event, &m) != nil || m == nil):
 			t.Errorf("event is no JSON object: %q", l.event)
 		}

@@ -65,6 +65,7 @@ func newPublishCommand(a *app) *cobra.Command {
 canonical.<entity>, keyed by the entity's id. Order is kept per key. A line is one of
 
   {"entity":"customer","event":{…},"headers":{"ce_id":"…"}}
+  {"entity":"customer","schema_version":1,"event":{…}}   written in an older version of the schema; default the newest
   {"entity":"customer","key":"CUST-1","event":null}      a tombstone: the entity is gone
   {"event_type":"customer.updated",…}                    the bare event; or any event with --entity
 
@@ -297,7 +298,7 @@ func (c *publishCmd) line(ctx context.Context, data []byte) error {
 	}
 	m := kafka.Out{Topic: canonicalTopic(l.entity), Partition: -1, Key: []byte(l.key), Headers: l.headers}
 	if l.event != nil {
-		key, value, err := c.contract.encode(ctx, l.entity, l.event)
+		key, value, err := c.contract.encode(ctx, l.entity, l.version, l.event)
 		if err != nil {
 			return err
 		}

@@ -398,7 +398,7 @@ func parkedStore(t *testing.T, w *world) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, value, err := c.encode(ctx, "customer", []byte(customer(1, 1, 1)))
+	key, value, err := c.encode(ctx, "customer", 0, []byte(customer(1, 1, 1)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,7 @@
 // first amount, paid: a connector that takes a content hash for the intent would answer the third with the
 // cancelled first.
 //
-// Events fit version 1 of the schemas and keep the rules beside them, but for the share that [Options.InvalidShare]
+// Events are written in the newest versions of the schemas, those of [Options.OlderShare] in an older one, and keep the rules beside them, but for the share that [Options.InvalidShare]
 // asks for. All names are made up, all mail addresses are at example.com, .net and .org (RFC 2606), all phone
 // numbers are 555-01xx, which are set aside for fiction.
 //

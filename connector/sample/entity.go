@@ -33,6 +33,7 @@ type contract struct {
 	status   string
 	start    time.Time
 	interval string
+	units    int64 // included in the amount
 }
 
 type invoice struct {
@@ -147,10 +148,11 @@ func (g *Generator) customerItem(c *customer, what, expect string) Item {
 	m["last_name"] = c.last.text
 	m["email"] = c.email
 	m["phone"] = c.phone
+	m["locale"] = "en-US"
 	m["billing_address"] = map[string]any{"line1": c.street, "line2": nil, "city": c.address.city, "region": c.address.state,
 		"postal_code": c.address.zip, "country": "US"}
 	m["currency"] = "USD"
-	m["region"] = "us"
+	m["data_region"] = "us"
 	m["status"] = c.status
 	m["consents"] = []any{map[string]any{"purpose": "payments", "reference": "consent_" + c.id, "granted_at": stamp(c.granted), "revoked_at": nil}}
 	ext := make(map[string]any, len(c.extensions))
@@ -179,6 +181,7 @@ func (g *Generator) updateCustomer(c *customer) Item {
 func (g *Generator) newContract(c *customer) Item {
 	g.contracts++
 	k := &contract{entity: newEntity("con_", g.contracts, 6), amount: g.amount(), status: "active", start: g.at, interval: one(g.rng, g.tables.intervals)}
+	k.units = 100 * int64(g.contracts%40) // by the number, not by chance: events of a seed stay what they were
 	c.contracts = append(c.contracts, k)
 	return g.contractItem(c, k, "signed")
 }
@@ -195,7 +198,8 @@ func (g *Generator) contractItem(c *customer, k *contract, what string) Item {
 	}
 	m["amount_minor"] = k.amount
 	m["currency"] = "USD"
-	m["billing_interval"] = k.interval
+	m["billing_period"] = k.interval
+	m["included_units"] = k.units
 	m["extensions"] = map[string]any{}
 	return Item{Entity: "contract", Key: k.id, Event: m, Expect: "ignored: the vendor has no contracts (no_counterpart)"}
 }
@@ -261,6 +265,10 @@ func (g *Generator) invoiceItem(c *customer, v *invoice, status, what, expect st
 		m["contract_id"] = v.contract.id
 	}
 	m["customer_id"] = c.id
+	m["purchase_order"] = nil
+	if v.contract != nil {
+		m["purchase_order"] = "PO-" + v.contract.id
+	}
 	m["status"] = status
 	m["currency"] = "USD"
 	m["total_minor"] = v.amount
@@ -284,7 +292,7 @@ func (g *Generator) invoiceItem(c *customer, v *invoice, status, what, expect st
 func (g *Generator) lines(v *invoice, net int64) []any {
 	var out []any
 	line := func(what string, quantity, unit int64) {
-		out = append(out, map[string]any{"line_id": number("line_", len(out)+1, 1), "description": what, "quantity": quantity, "unit_minor": unit, "amount_minor": quantity * unit})
+		out = append(out, map[string]any{"line_id": number("line_", len(out)+1, 1), "description": what, "quantity": quantity, "unit_price_minor": unit, "amount_minor": quantity * unit})
 		net -= quantity * unit
 	}
 	// By the id, not by chance: the lines of one invoice stay alike over its versions.

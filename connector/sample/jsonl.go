@@ -13,6 +13,7 @@ import (
 // AppendLine appends an item as `weir publish` reads it: one JSON object
 //
 //	{"entity":"customer","event":{...}}
+//	{"entity":"customer","schema_version":1,"event":{...}}
 //	{"entity":"customer","key":"cust_000001","event":null,"headers":{"ce_id":"..."}}
 //
 // and a newline. Fields of events are in order of their names, so the bytes are a function of the item. An event
@@ -23,6 +24,10 @@ func AppendLine(b []byte, it Item) ([]byte, error) {
 	if it.Event == nil {
 		b = append(b, `,"key":`...)
 		b = appendString(b, it.Key)
+	}
+	if it.SchemaVersion != 0 {
+		b = append(b, `,"schema_version":`...)
+		b = strconv.AppendInt(b, int64(it.SchemaVersion), 10)
 	}
 	b = append(b, `,"event":`...)
 	var err error
@@ -71,7 +76,7 @@ func appendValue(b []byte, v any) ([]byte, error) {
 		}
 		return append(b, ']'), nil
 	case map[string]any:
-		var room [32]string // the largest event has 25 fields
+		var room [32]string // the largest event has 26 fields
 		keys := room[:0]
 		for k := range v {
 			keys = append(keys, k)

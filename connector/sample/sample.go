@@ -38,6 +38,9 @@ type Options struct {
 	BadShare float64
 	// InvalidShare is the share of picks that give an event which decodes and breaks a rule of its schema.
 	InvalidShare float64
+	// OlderShare is the share of events that are written in an older version of their schema, as by publishers that
+	// are not upgraded yet. It does not change what happens: what the older version has no place for is left out.
+	OlderShare float64
 	// Start is when the first event happened, zero means 2026-01-01 00:00 UTC. Events follow every few seconds.
 	Start time.Time
 }
@@ -45,7 +48,7 @@ type Options struct {
 // Demo is a mix of everything, in shares that show each kind within a thousand events.
 func Demo(seed uint64, events int) Options {
 	return Options{Seed: seed, Events: events, Zipf: 1.1, UpdateShare: 0.6, DeleteShare: 0.03,
-		OutOfOrderShare: 0.05, MagicShare: 0.02, BadShare: 0.02, InvalidShare: 0.01}
+		OutOfOrderShare: 0.05, MagicShare: 0.02, BadShare: 0.02, InvalidShare: 0.01, OlderShare: 0.3}
 }
 
 const (
@@ -87,7 +90,7 @@ func (o Options) Validate() error {
 		name  string
 		share float64
 	}{{"update share", o.UpdateShare}, {"delete share", o.DeleteShare}, {"out of order share", o.OutOfOrderShare},
-		{"magic share", o.MagicShare}, {"bad share", o.BadShare}, {"invalid share", o.InvalidShare}} {
+		{"magic share", o.MagicShare}, {"bad share", o.BadShare}, {"invalid share", o.InvalidShare}, {"older share", o.OlderShare}} {
 		if !(s.share >= 0 && s.share <= 1) {
 			errs = append(errs, fmt.Errorf("%s: %v is not within 0 to 1", s.name, s.share))
 		}
@@ -111,6 +114,8 @@ type Header struct{ Key, Value string }
 type Item struct {
 	Entity string // customer, contract or invoice
 	Key    string
+	// SchemaVersion is the version of the schema that Event is written in, 0: the newest.
+	SchemaVersion int
 	// Event is the event as decoded JSON, integers as int64, times as RFC 3339 text; nil is a tombstone. It is the
 	// receiver's: no later event shares anything of it.
 	Event   map[string]any
@@ -126,6 +131,8 @@ type Generator struct {
 	o    Options
 	rng  *rand.Rand
 	zipf *rand.Zipf
+	// versions chooses schema versions, apart from rng: another share gives the same events.
+	versions *rand.Rand
 	// tables are only read.
 	tables *tables
 
@@ -152,7 +159,7 @@ func New(o Options) (*Generator, error) {
 	o = o.withDefaults()
 	// The second word only separates this use of the seed from others.
 	rng := rand.New(rand.NewPCG(o.Seed, 0x77656972_73616d70))
-	g := &Generator{o: o, rng: rng, tables: newTables(), at: o.Start, customers: make([]*customer, o.Customers)}
+	g := &Generator{o: o, rng: rng, versions: rand.New(rand.NewPCG(o.Seed, 0x77656972_76657273)), tables: newTables(), at: o.Start, customers: make([]*customer, o.Customers)}
 	if o.Zipf != 0 {
 		g.zipf = rand.NewZipf(rng, o.Zipf, 1, uint64(o.Customers-1))
 	}
@@ -188,6 +195,9 @@ func (g *Generator) Next() (Item, bool) {
 func (g *Generator) emit(it Item) Item {
 	g.emitted++
 	g.at = g.at.Add(time.Duration(1+g.rng.IntN(10_000)) * time.Millisecond)
+	if g.o.OlderShare > 0 && it.Event != nil && g.versions.Float64() < g.o.OlderShare {
+		it.SchemaVersion = older(it.Entity, it.Event, g.versions)
+	}
 	return it
 }
 

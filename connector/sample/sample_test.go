@@ -7,8 +7,11 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -97,7 +100,7 @@ func TestEventsFitTheSchemas(t *testing.T) {
 			}
 			continue
 		}
-		value, err := set.Encode(it.Entity, it.Event)
+		value, err := set.EncodeVersion(it.Entity, it.SchemaVersion, it.Event)
 		if err != nil {
 			t.Fatalf("%s %s: %v", it.Entity, it.Key, err)
 		}
@@ -115,26 +118,110 @@ func TestEventsFitTheSchemas(t *testing.T) {
 			t.Errorf("%s %s breaks rule %q, want %q", it.Entity, it.Key, got, it.Rule)
 		}
 		seen[it.Entity]++
+		seen[fmt.Sprintf("%s in version %d", it.Entity, ev.SchemaVersion)]++
 		seen["rule "+it.Rule]++
 		line, err := AppendLine(nil, it)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var back struct{ Event map[string]any }
+		var back struct {
+			Event   map[string]any
+			Version int `json:"schema_version"`
+		}
 		d := json.NewDecoder(bytes.NewReader(line))
 		d.UseNumber()
 		if err := d.Decode(&back); err != nil {
 			t.Fatalf("%s: %v", line, err)
 		}
-		again, err := set.Encode(it.Entity, back.Event)
+		if back.Version != it.SchemaVersion {
+			t.Fatalf("%s says version %d, want %d", line, back.Version, it.SchemaVersion)
+		}
+		again, err := set.EncodeVersion(it.Entity, back.Version, back.Event)
 		if err != nil || !bytes.Equal(again, value) {
 			t.Fatalf("%s %s by JSON: %v, or other bytes", it.Entity, it.Key, err)
+		}
+	}
+	for _, e := range set.Entities() {
+		for _, v := range set.Versions(e) {
+			if k := fmt.Sprintf("%s in version %d", e, v.Version); seen[k] == 0 {
+				t.Errorf("no %s among 4,000 events: %v", k, seen)
+			}
 		}
 	}
 	for _, k := range []string{"customer", "contract", "invoice", "tombstone", "rule invoice.total", "rule invoice.currency", "rule customer.email", "rule customer.currency"} {
 		if seen[k] == 0 {
 			t.Errorf("no %s among 4,000 events: %v", k, seen)
 		}
+	}
+}
+
+// Publishers that write older versions say the same: but for the fields that those lack, what is read is equal.
+func TestOlderShareChangesNothingElse(t *testing.T) {
+	set, err := schema.Embedded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dec := schema.NewDecoder(set, nil, schema.DecoderOptions{})
+	read := func(share float64) (fields []map[string]any, old int) {
+		o := Demo(5, 2_000)
+		o.OlderShare = share
+		for _, it := range generate(t, o) {
+			if it.Event == nil {
+				fields = append(fields, map[string]any{"key": it.Key, "headers": it.Headers})
+				continue
+			}
+			if it.SchemaVersion != 0 {
+				old++
+			} else if share == 1 {
+				t.Fatalf("%s %s is not in an older version", it.Entity, it.Key)
+			}
+			value, err := set.EncodeVersion(it.Entity, it.SchemaVersion, it.Event)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ev, err := dec.Decode(t.Context(), &schema.Record{Topic: "canonical." + it.Entity, Key: []byte(it.Key), Value: value})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range []string{"locale", "included_units", "purchase_order"} {
+				delete(ev.Fields, name)
+			}
+			fields = append(fields, ev.Fields)
+		}
+		return fields, old
+	}
+	want, none := read(0)
+	if none != 0 {
+		t.Errorf("%d events in an older version without a share", none)
+	}
+	for _, share := range []float64{0.3, 1} {
+		got, old := read(share)
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("with older share %v the events read otherwise", share)
+		}
+		if least := int(share * 1_500); old < least {
+			t.Errorf("older share %v: %d of 2,000 events, want %d or more", share, old, least)
+		}
+	}
+}
+
+// Recorded runs from before there was a second version name only their seed: in version 1 its events are what they were.
+func TestSeedsMeanWhatTheyMeant(t *testing.T) {
+	o := Demo(7, 5_000)
+	o.OlderShare = 0
+	rng := rand.New(rand.NewPCG(1, 1))
+	h := sha256.New()
+	for _, it := range generate(t, o) {
+		for it.Event != nil && older(it.Entity, it.Event, rng) != 1 { // another version leaves the event as it is
+		}
+		line, err := AppendLine(nil, it)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.Write(line)
+	}
+	if got, want := hex.EncodeToString(h.Sum(nil)), golden1; got != want {
+		t.Errorf("SHA-256 of seed 7 in version 1 is %s, want %s", got, want)
 	}
 }
 
@@ -213,7 +300,7 @@ func TestHistoriesAreConsistent(t *testing.T) {
 		}
 		o := Options{Seed: rapid.Uint64().Draw(t, "seed"), Events: rapid.IntRange(1, 400).Draw(t, "events"), Customers: rapid.IntRange(0, 20).Draw(t, "customers"),
 			Zipf: rapid.SampledFrom([]float64{0, 1.1, 2}).Draw(t, "zipf"), UpdateShare: share("update", 0.7), DeleteShare: share("delete", 0.3),
-			OutOfOrderShare: share("order", 1), MagicShare: share("magic", 1), BadShare: share("bad", 0.5), InvalidShare: share("invalid", 0.5)}
+			OutOfOrderShare: share("order", 1), MagicShare: share("magic", 1), BadShare: share("bad", 0.5), InvalidShare: share("invalid", 0.5), OlderShare: share("older", 1)}
 		g, err := New(o)
 		if err != nil {
 			t.Fatalf("%+v: %v", o, err)
@@ -288,6 +375,7 @@ func TestOptionsAreChecked(t *testing.T) {
 		"update":   {UpdateShare: 1.5},
 		"sum":      {UpdateShare: 0.6, DeleteShare: 0.6},
 		"bad":      {BadShare: -0.1},
+		"older":    {OlderShare: 1.1},
 		"oddities": {BadShare: 0.6, InvalidShare: 0.6},
 		"start":    {Start: time.Date(99999, 1, 1, 0, 0, 0, 0, time.UTC)},
 		"people":   {Customers: -2},
@@ -362,4 +450,7 @@ func BenchmarkWrite(b *testing.B) {
 }
 
 // golden is the SHA-256 of the 5,000 lines of Demo with seed 7.
-const golden = "4595dd596c45d50cb04ab1d3e185e718baef3d10a49e9cd57ec20d5416308d85"
+const golden = "ac13ab4f1309504a0ac974352e97be30b821e8e019ebdbd64055521de460296b"
+
+// golden1 is that of the same events in version 1 of their schemas, which was the only one.
+const golden1 = "4595dd596c45d50cb04ab1d3e185e718baef3d10a49e9cd57ec20d5416308d85"
