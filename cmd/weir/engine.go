@@ -81,7 +81,7 @@ func runConnector(ctx context.Context, r connectorRun) error {
 			return hex.EncodeToString(h.Sum(nil))
 		},
 		Recompile: func(text []byte) (*profile.Compiled, error) {
-			return profile.CompileText(text, profile.Options{Connector: r.Name, Environment: r.Config.Environment, BaseURL: r.Config.BaseURL,
+			return profile.CompileText(text, profile.Options{RequestTimeout: r.Config.Delivery.RequestTimeout.D(), Connector: r.Name, Environment: r.Config.Environment, BaseURL: r.Config.BaseURL,
 				LimitScale: r.LimitScale, Schemas: r.Schemas})
 		},
 	}

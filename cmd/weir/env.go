@@ -30,6 +30,9 @@ type Env struct {
 	Create func(path string) (io.WriteCloser, error)
 	// Dir is a folder's files.
 	Dir func(path string) fs.FS
+	// MakeDir makes a folder and those above it, for this user alone. TempDir makes a new one among temporary files.
+	MakeDir func(path string) error
+	TempDir func(pattern string) (string, error)
 	// Signals delivers SIGINT and SIGTERM until stop is called.
 	Signals func() (signals <-chan os.Signal, stop func())
 	// Command makes a process of this program with other arguments.

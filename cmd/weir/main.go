@@ -42,6 +42,8 @@ func processEnv() *Env {
 		Dir:     os.DirFS,
 		Signals: notify(os.Interrupt, syscall.SIGTERM),
 		Reload:  notify(syscall.SIGHUP),
+		MakeDir: func(path string) error { return os.MkdirAll(path, 0o700) }, // what is in it may be personal data
+		TempDir: func(pattern string) (string, error) { return os.MkdirTemp("", pattern) },
 		Command: func(args ...string) *exec.Cmd {
 			self, err := os.Executable()
 			if err != nil {

@@ -222,5 +222,5 @@ func compileOptions(name string, k *config.Connector, limitScale float64, schema
 		limits[n] = profile.LimitChange{N: l.N, Window: l.Window.D(), Burst: l.Burst}
 	}
 	return profile.Options{Connector: name, Environment: k.Environment, BaseURL: k.BaseURL, Vars: k.Vars, LimitScale: limitScale,
-		Limits: limits, Schemas: schemas, Secrets: slices.Collect(maps.Keys(k.Secrets))}
+		Limits: limits, Schemas: schemas, Secrets: slices.Collect(maps.Keys(k.Secrets)), RequestTimeout: k.Delivery.RequestTimeout.D()}
 }

@@ -36,7 +36,8 @@ of every one.
 
 Exit codes: 0 done; 1 weir failed; 2 yours: usage, config or data refused; 3 the environment: Kafka, vendor, store
 or registry not reachable or not permitted. Precedence of settings: flag, environment, config file, default.`,
-		Example: `  weir check                      # is everything in place?
+		Example: `  weir demo                       # see it work, with nothing installed
+  weir check                      # is everything in place?
   weir run                        # deliver
   weir status                     # how does it stand?
   weir trace CUST-1               # what became of this entity's events?`,
@@ -57,6 +58,7 @@ or registry not reachable or not permitted. Precedence of settings: flag, enviro
 		return usageError("command line", err.Error(), "see "+cmd.CommandPath()+" --help")
 	})
 	return group(root,
+		newDemoCommand(a),
 		newRunCommand(a),
 		newCheckCommand(a),
 		newStatusCommand(a),

@@ -40,6 +40,9 @@ type Options struct {
 	// Secrets names the secrets that the connector configures. A profile that knows several ways to log in uses the
 	// first for which all are there.
 	Secrets []string
+	// RequestTimeout is the connector's own bound of a request, which the sender keeps beside an operation's. It counts
+	// where late_apply is left to its default. 0: none.
+	RequestTimeout time.Duration
 }
 
 // Compiled is a profile that is ready to map events. It is read only and safe for concurrent use.
@@ -258,7 +261,14 @@ func (p *Profile) compile(o Options, schemas map[string]json.RawMessage) (*Compi
 	}
 	common := r.rules(verdicts, p.verdicts)
 	for _, op := range p.operations {
-		c.Operations[op.name] = r.compileOperation(op, c.Limits, verdicts, common)
+		compiled := r.compileOperation(op, c.Limits, verdicts, common)
+		if op.lateApply < 0 { // design section 6: the request timeout
+			compiled.LateApply = op.timeout
+			if o.RequestTimeout > 0 {
+				compiled.LateApply = min(op.timeout, o.RequestTimeout)
+			}
+		}
+		c.Operations[op.name] = compiled
 	}
 	used := map[string]bool{}
 	for _, t := range p.routes {

@@ -417,3 +417,20 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// What late_apply is where the profile does not say: the time that the sender waits for the answer.
+func TestLateApplyDefault(t *testing.T) {
+	p, err := Load("pushcash")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ config, want time.Duration }{{0, timeoutDefault}, {3 * time.Second, 3 * time.Second}, {time.Hour, timeoutDefault}} {
+		k, err := p.Compile(Options{Connector: "c", BaseURL: "http://127.0.0.1:1", Environment: "sandbox", Schemas: schemas(t), RequestTimeout: c.config})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := k.Operations["cancel_intent"].LateApply; got != c.want {
+			t.Errorf("late_apply with a request timeout of %v: %v, want %v", c.config, got, c.want)
+		}
+	}
+}

@@ -89,7 +89,7 @@ type operation struct {
 	keyName      string
 	natural      bool
 	retention    time.Duration
-	lateApply    time.Duration
+	lateApply    time.Duration // negative: not said
 	timeout      time.Duration
 	firstRetry   time.Duration
 	deadline     time.Duration
@@ -581,9 +581,6 @@ func (r *reader) operation(e entry) *operation {
 		r.errorf(e.value, "", "only class key has key and key_retention")
 	case o.natural && o.keyIn != "body" && o.keyIn != "header":
 		r.errorf(e.value, "", "a natural key needs its place")
-	}
-	if o.lateApply < 0 {
-		o.lateApply = o.timeout // design section 6
 	}
 	if o.method == http.MethodGet || o.method == http.MethodHead {
 		if o.body != nil {

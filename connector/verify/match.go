@@ -186,7 +186,7 @@ func checkEffects(rep *Report, o *Options, h *history) []appliedEffect {
 	meant := causesOf(o, h, logged)
 	var out []appliedEffect
 	for _, id := range slices.SortedFunc(maps.Keys(meant), compareIdentity) {
-		out = append(out, checkIntended(rep, o, id, meant[id], logged[id])...)
+		out = append(out, checkIntended(rep, o, h, id, meant[id], logged[id])...)
 	}
 	for _, id := range slices.SortedFunc(maps.Keys(logged), compareIdentity) {
 		if meant[id] == nil {
@@ -255,7 +255,7 @@ func stepsByReference(operations []string) []checkpoint.Step {
 }
 
 // checkIntended checks one intended effect: who may have caused it, and how often it was applied.
-func checkIntended(rep *Report, o *Options, id identity, causes []cause, effects []*Effect) []appliedEffect {
+func checkIntended(rep *Report, o *Options, h *history, id identity, causes []cause, effects []*Effect) []appliedEffect {
 	first := causes[0]
 	for _, c := range causes[1:] {
 		if c.record().key != first.record().key || c.record().entity != first.record().entity {
@@ -279,6 +279,11 @@ func checkIntended(rep *Report, o *Options, id identity, causes []cause, effects
 			by, ok = c, true
 			break
 		}
+	}
+	if !ok && !o.Complete && h.pendingAfter(first.record()) {
+		// A newer record of the key means the same effect (a create by entity id) and has no outcome yet.
+		rep.Effects.Unresolved++
+		return nil
 	}
 	if !ok {
 		rep.double(first.record(), len(effects), Finding{Promise: 3, Kind: "effect_of_" + string(first.row.outcome), Seq: effects[0].Seq,

@@ -215,10 +215,11 @@ func (r *Report) WriteText(w io.Writer) error {
 		_, err := fmt.Fprintln(w, "\nClean: topics, ledger and the vendor's effects agree; nothing lost, doubled or out of order.")
 		return err
 	}
-	return r.writeFindings(w)
+	return r.WriteFindings(w)
 }
 
-func (r *Report) writeFindings(w io.Writer) error {
+// WriteFindings prints what is wrong and what to run next, as WriteText does.
+func (r *Report) WriteFindings(w io.Writer) error {
 	kinds := slices.SortedFunc(maps.Keys(r.Kinds), func(a, b string) int {
 		return cmp.Or(cmp.Compare(r.Kinds[b], r.Kinds[a]), cmp.Compare(a, b))
 	})

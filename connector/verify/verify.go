@@ -243,7 +243,7 @@ func Run(ctx context.Context, src Source, led Ledger, log EffectsLog, o Options)
 // check runs every check over a loaded history.
 func check(h *history, o *Options) *Report {
 	rep := newReport(o)
-	h.prepare()
+	h.prepare(o)
 	if h.gap > 0 {
 		rep.add(Finding{Promise: 10, Kind: "effects_log_gap", Seq: h.gap, Detail: fmt.Sprintf(
 			"the effects log has no line before seq %d, so a missing effect proves nothing: raise the sandbox's bound of the log, or read all of it", h.gap)})
@@ -274,6 +274,20 @@ type history struct {
 	// byEvent finds the records of an event id, byRef those with a reference "<key>.<version>".
 	byEvent map[string][]*record
 	byRef   map[string][]*record
+	// pending is the offset of the newest record without all its outcomes, by entity key.
+	pending map[entityKey]int64
+}
+
+// An entityKey is one key of one partition.
+type entityKey struct {
+	part *part
+	key  string
+}
+
+// pendingAfter reports whether a newer record of r's key has no outcome yet.
+func (h *history) pendingAfter(r *record) bool {
+	at, ok := h.pending[entityKey{r.part, r.key}]
+	return ok && at > r.offset
 }
 
 // A position is a record's route in a ledger, comparable.
@@ -525,12 +539,15 @@ func (p *part) addRows(rows []checkpoint.Row) {
 }
 
 // prepare builds the lookups that several checks share.
-func (h *history) prepare() {
-	h.byEvent, h.byRef = map[string][]*record{}, map[string][]*record{}
+func (h *history) prepare(o *Options) {
+	h.byEvent, h.byRef, h.pending = map[string][]*record{}, map[string][]*record{}, map[entityKey]int64{}
 	for _, p := range h.parts {
 		for _, r := range p.records {
 			if r.control {
 				continue
+			}
+			if !r.gone && len(settledOf(o, r).missing) > 0 {
+				h.pending[entityKey{p, r.key}] = r.offset // offsets rise
 			}
 			if r.eventID != "" {
 				h.byEvent[r.eventID] = append(h.byEvent[r.eventID], r)

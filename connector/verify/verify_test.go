@@ -577,6 +577,16 @@ func TestEffects(t *testing.T) {
 			w.apply("create_user", "u2", "", "k2")
 			return w
 		}},
+		{name: "effect that a superseded record and a pending one mean", tell: func() *world {
+			w := newWorld("create_user")
+			w.opts.Complete = false
+			w.settle(customers, w.publish(customers, "a", 1), "create_user", checkpoint.Superseded, succ("a-2"), plan(keyed("create_user", "a")))
+			w.publish(customers, "a", 2) // sent, and its outcome is not durable yet
+			p := w.part(customers)
+			p.Committed, p.cursor.Mark = 1, 1
+			w.effects = append(w.effects, Effect{Seq: 1, Vendor: "v", Operation: "create_user", Object: "o", Reference: "a", IdempotencyKey: "a", Effect: EffectApplied})
+			return w
+		}},
 		{name: "effect of a superseded record, by reference", duplicated: 1, kinds: []string{"effect_of_superseded"}, tell: func() *world {
 			w := newWorld("put_thing")
 			w.settle(customers, w.publish(customers, "a", 1), "put_thing", checkpoint.Superseded, succ("a-2"))
