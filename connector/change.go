@@ -73,6 +73,10 @@ func (c *Connector) makeQuotas() {
 		c.gates[name] = &gateQueue{Gate: deliver.NewGate(op, qs, c.started), op: op}
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.gates)) {
-		c.operations = append(c.operations, c.gates[name])
+		g := c.gates[name]
+		c.operations = append(c.operations, g)
+		if slices.ContainsFunc(g.op.Limits, func(l *profile.Limit) bool { return l.Kind == profile.Concurrency }) {
+			c.concurrent = append(c.concurrent, g)
+		}
 	}
 }

@@ -146,6 +146,8 @@ type Connector struct {
 	operations []*gateQueue
 	quotas     map[string]*deliver.Quota // by the limit's name
 	patience   atomic.Pointer[patience]
+	concurrent []*gateQueue // those with a limit of requests at once
+	deprecated sync.Map     // operations whose deprecation was told
 	entities   *lru.Cache[checkpoint.EntityKey, *entity]
 	routes     map[string][]*profile.Route // by entity
 	storeBad   blockage

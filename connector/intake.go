@@ -369,8 +369,8 @@ func (c *Connector) fits(t *task) bool {
 	if len(plan.Needs) > 0 {
 		in.Refs = standIns(plan.Needs)
 	}
-	for _, s := range plan.Steps {
-		if _, err := s.Build(in, 0); err != nil {
+	for i, s := range plan.Steps {
+		if _, err := s.Build(profile.StandIn(plan.Steps, i, in), 0); err != nil {
 			return false
 		}
 	}

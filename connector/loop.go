@@ -184,6 +184,15 @@ func (g *gateQueue) await(c *Connector) {
 	}
 }
 
+// openFull wakes lanes that wait for a limit of requests at once: a slot is free (loop).
+func (c *Connector) openFull() {
+	for _, g := range c.concurrent {
+		if len(g.lanes) > 0 && g.why == "quota" && g.Room(c.now()) > 0 {
+			c.openGate(g)
+		}
+	}
+}
+
 // waitAtGate queues a lane, in order of arrival, until its gate may open.
 func (c *Connector) waitAtGate(l *keyLane, g *gateQueue) {
 	l.Where = laneGated

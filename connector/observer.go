@@ -18,6 +18,8 @@ type Observer interface {
 	Settled(route string, o checkpoint.Outcome, occurred time.Time)
 	// Attempted: one request ended. outcome is success, retryable, permanent, throttled, auth or unknown.
 	Attempted(route, operation, outcome string, status int, took time.Duration)
+	// Deprecated: an answer of the operation says that it will go.
+	Deprecated(operation string)
 	// Breaker: the breaker of an operation changed.
 	Breaker(operation string, s deliver.State)
 	// Stored: one store operation ended.
@@ -54,6 +56,9 @@ func (NopObserver) Settled(string, checkpoint.Outcome, time.Time) {}
 
 // Attempted ignores.
 func (NopObserver) Attempted(string, string, string, int, time.Duration) {}
+
+// Deprecated ignores.
+func (NopObserver) Deprecated(string) {}
 
 // Breaker ignores.
 func (NopObserver) Breaker(string, deliver.State) {}

@@ -25,6 +25,7 @@ type settled struct {
 func (c *Connector) finish(t *task, n next) {
 	w, l := t.Work, t.Lane()
 	c.inFlight--
+	c.openFull()
 	w.part.inFlight--
 	// With its outcome on the way to the store it is still busy: nothing may supersede it or go before it.
 	l.Busy, l.Where = n.kind == nextSettle, laneIdle

@@ -59,6 +59,10 @@ type work struct {
 	failFirst  time.Time
 	lateUntil  time.Time
 	lateWait   time.Time // when a wait for late_apply ends, by the monotonic clock
+	checked    bool      // the next step's own condition holds
+	probing    bool      // a read must tell whether the last send of the next step had its effect
+	probeUntil time.Time // until then that send may still be carried out
+	conflicted bool      // the plan went back to its read once
 	blamed     bool      // a request of it blamed the credential
 	blamedAt   uint64    // Connector.successes then
 	renewed    bool      // a token was renewed since its last answer that did not blame the credential
@@ -250,7 +254,7 @@ func (c *Connector) plan(t *task, state *checkpoint.State, rs checkpoint.RouteSt
 			return c.park(t, verdict{cause: checkpoint.CauseAmbiguous, reason: "its plan was begun before the restart and cannot be taken up: " + err.Error()}), true
 		}
 	case plan.Ignore != "":
-		return next{verdict: verdict{outcome: checkpoint.Ignored, reason: plan.Ignore}}, true
+		return next{verdict: verdict{outcome: checkpoint.Ignored, reason: plan.Ignore, state: c.ignoredState(t, plan)}}, true
 	case plan.Refuse != nil:
 		return c.park(t, refusal(plan.Refuse)), true
 	default:
@@ -281,11 +285,13 @@ func (c *Connector) plan(t *task, state *checkpoint.State, rs checkpoint.RouteSt
 	}
 	w.in = in
 	last := len(w.steps) - 1
-	req, err := w.steps[last].Build(in, w.gens[last])
+	// What earlier steps of the plan will leave has stand-ins: so it is seen now whether every request fits.
+	lastIn := profile.StandIn(w.steps[w.step:], last-w.step, in)
+	req, err := w.steps[last].Build(lastIn, w.gens[last])
 	if err != nil {
 		return c.park(t, refusal(err)), true
 	}
-	if t.Route.Semantics == profile.Latest && rs.Fingerprint != "" && req.Fingerprint == rs.Fingerprint && len(w.steps[last].Ends) == 0 && len(w.plan) == 0 {
+	if t.Route.Semantics == profile.Latest && lastIn == in && rs.Fingerprint != "" && req.Fingerprint == rs.Fingerprint && len(w.steps[last].Ends) == 0 && len(w.plan) == 0 {
 		return next{verdict: verdict{outcome: checkpoint.Unchanged, reason: "same_request"}}, true
 	}
 	// Only now, when it is to be sent, do the rules of what was sent before matter.
@@ -294,12 +300,15 @@ func (c *Connector) plan(t *task, state *checkpoint.State, rs checkpoint.RouteSt
 			return n, true
 		}
 	}
-	class := w.steps[w.step].Operation.Class
-	batch := w.steps[w.step].Operation.Batch
-	unknown := class == profile.ClassNone || batch != nil && !batch.OwnKeys() // a repeat could be a second effect
+	op := w.steps[w.step].Operation
+	class := op.Class
+	unknown := class == profile.ClassNone || op.Batch != nil && !op.Batch.OwnKeys() // a repeat could be a second effect
 	if t.Offset < w.part.lostBelow && unknown && (w.entry == nil || w.entry.Cause != checkpoint.CauseAmbiguous) {
 		// Whatever the store says: what it lost may have been the Begin of this record.
-		return c.park(t, ambiguous("the store lost data, so this record may have been sent before")), true
+		if op.Probe == nil {
+			return c.park(t, ambiguous("the store lost data, so this record may have been sent before")), true
+		}
+		w.probe(w.part.acquired.Add(op.LateApply))
 	}
 	if class != profile.ClassKey && c.late(w, rs.LateUntil) {
 		// A lost request may still be applied: the key's next different one waits (promise 2). A suspect too: it is
@@ -313,7 +322,7 @@ func (c *Connector) plan(t *task, state *checkpoint.State, rs checkpoint.RouteSt
 		for i, s := range w.steps {
 			r := req
 			if i != last {
-				if r, err = s.Build(in, w.gens[i]); err != nil {
+				if r, err = s.Build(profile.StandIn(w.steps, i, in), w.gens[i]); err != nil {
 					return c.park(t, refusal(err)), true
 				}
 			}
@@ -407,13 +416,18 @@ func (c *Connector) begunBefore(t *task) (next, bool) {
 	req, err := step.Build(w.in, w.gens[w.step])
 	op := step.Operation
 	switch {
-	case op.Class == profile.ClassNone:
+	case op.Class == profile.ClassNone && op.Probe == nil:
 		return c.park(t, ambiguous("its send was begun before a restart, and its answer is lost")), true
 	case err != nil || req.Fingerprint != b.Fingerprint || req.IdempotencyKey != b.Key:
 		return c.park(t, ambiguous("its send was begun before a restart, and it cannot be rebuilt the same")), true
+	case op.Class == profile.ClassNone:
+		// Begun once, it may have been sent again, up to the end of the process that had the partition before.
+		w.probe(w.part.acquired.Add(op.LateApply))
 	case op.Class == profile.ClassKey && op.KeyRetention > 0:
-		if why := keyGone(op, b.At, c.now()); why != "" {
+		if why := keyGone(op, b.At, c.now()); why != "" && op.Probe == nil {
 			return c.park(t, ambiguous(why)), true
+		} else if why != "" {
+			w.probe(w.part.acquired.Add(op.LateApply))
 		}
 	}
 	w.begun = true
@@ -449,6 +463,16 @@ func (c *Connector) send(t *task) (n next, done bool) {
 	w := t.Work
 	step := w.steps[w.step]
 	op := step.Operation
+	if !w.checked && !w.begun {
+		skip, err := step.Skip(w.in)
+		if err != nil {
+			return c.park(t, refusal(err)), true
+		}
+		if skip {
+			return c.skipStep(t, step)
+		}
+		w.checked = true
+	}
 	if w.request == nil {
 		req, err := step.Build(w.in, w.gens[w.step])
 		if err != nil {
@@ -456,6 +480,9 @@ func (c *Connector) send(t *task) (n next, done bool) {
 		}
 		w.request = req
 		w.plan[w.step].IdempotencyKey = req.IdempotencyKey
+	}
+	if w.probing {
+		return c.probe(t, step)
 	}
 	gate := c.gates[op.Name]
 	if gate == nil {
@@ -486,7 +513,7 @@ func (c *Connector) send(t *task) (n next, done bool) {
 		w.firstSent = c.now()
 	} else if op.KeyRetention > 0 && c.now().Sub(w.firstSent) >= op.KeyRetention {
 		gate.Leave(pass, c.now(), deliver.Unused)
-		return c.park(t, ambiguous("its send is older than the vendor keeps idempotency keys, so a repeat could be a second effect")), true
+		return c.unresolved(t, op, "its send is older than the vendor keeps idempotency keys, so a repeat could be a second effect", nil)
 	}
 	w.sent, w.single = true, true
 	ex := c.cfg.Sender.Send(c.ctx, w.request)
@@ -516,18 +543,7 @@ func (c *Connector) judge(t *task, step *profile.Step, gate *gateQueue, pass *de
 		}
 	}
 	a := c.noteAttempt(t, step, ex, j, "")
-	if health == deliver.Failing && ex.Sent != checkpoint.NotSent && w.failures >= aloneMin && !pass.Probe {
-		// A record that failed while others succeeded says nothing of the vendor: it must not open the breaker.
-		health = deliver.Alone
-	}
-	if changed := gate.Leave(pass, now, health); changed || pass.Probe {
-		detail := a.Detail
-		if detail == "" {
-			detail = answerWords(ex)
-		}
-		c.do(func() { c.breakerNews(gate, detail) })
-	}
-	c.cfg.Observer.Attempted(t.Route.Name, op.Name, attemptOutcome(op, j, ex), a.Status, ex.Took)
+	c.leave(t, gate, pass, ex, j, health, a.Detail)
 	return c.act(t, step, gate, ex, j, res, a, health)
 }
 
@@ -537,6 +553,7 @@ func (c *Connector) weigh(op *profile.Operation, ex deliver.Exchange) (j profile
 	switch {
 	case ex.Sent == checkpoint.Answered:
 		j = op.Judge(ex.Answer)
+		c.noteDeprecation(op, ex.Answer)
 		health = deliver.Healthy
 		if j.Verdict == profile.Retry && ex.Answer.Status >= 500 {
 			health = deliver.Failing
@@ -594,6 +611,12 @@ func (c *Connector) act(t *task, step *profile.Step, gate *gateQueue, ex deliver
 	if j.Verdict != profile.Halt {
 		w.renewed = false
 	}
+	if j.Verdict == profile.Conflict {
+		if c.readAgain(t) {
+			return next{kind: nextRetry, at: now, why: "conflict", evidence: &a}, true
+		}
+		j.Verdict = j.Then
+	}
 	unsafe := op.Class == profile.ClassNone && !j.NoEffect
 	switch j.Verdict {
 	case profile.Accept, profile.AcceptPending, profile.Duplicate:
@@ -615,19 +638,14 @@ func (c *Connector) act(t *task, step *profile.Step, gate *gateQueue, ex deliver
 		return next{kind: nextHalt, reason: a.Detail, evidence: &a}, true
 	case profile.Throttle:
 		if unsafe {
-			return c.park(t, ambiguous("the vendor throttled it without saying that it had no effect")), true
+			return c.unresolved(t, op, "the vendor throttled it without saying that it had no effect", &a)
 		}
-		wait := j.Wait
-		if wait <= 0 {
-			wait = c.nextWait(t, op)
-		}
-		gate.Throttle(wait, now)
-		return next{kind: nextGate, gate: gate, at: now.Add(wait), why: "quota", evidence: &a}, true
+		return c.throttled(t, gate, j, &a), true
 	case profile.Gone:
 		return next{kind: nextRetry, at: now.Add(deliver.BackoffMax), why: "gone", evidence: &a}, true
 	}
 	if unsafe {
-		return c.park(t, ambiguous(fmt.Sprintf("sent, and the answer (%s) does not say whether it had an effect", answerWords(ex)))), true
+		return c.unresolved(t, op, fmt.Sprintf("sent, and the answer (%s) does not say whether it had an effect", answerWords(ex)), &a)
 	}
 	if c.countFailure(t, gate, ex) {
 		return c.park(t, verdict{cause: checkpoint.CauseExhausted, reason: fmt.Sprintf("no answer that settles it after %d attempts (last: %s)", len(w.attempts), answerWords(ex)),
@@ -639,6 +657,36 @@ func (c *Connector) act(t *task, step *profile.Step, gate *gateQueue, ex deliver
 	}
 	wait := max(c.nextWait(t, op), j.Wait)
 	return next{kind: nextRetry, at: now.Add(wait), why: "retry", evidence: &a}, true
+}
+
+// leave gives a pass back and tells of the exchange.
+func (c *Connector) leave(t *task, gate *gateQueue, pass *deliver.Pass, ex deliver.Exchange, j profile.Judgement, health deliver.Result, detail string) {
+	if health == deliver.Failing && ex.Sent != checkpoint.NotSent && t.Work.failures >= aloneMin && !pass.Probe {
+		// A record that failed while others succeeded says nothing of the vendor: it must not open the breaker.
+		health = deliver.Alone
+	}
+	if changed := gate.Leave(pass, c.now(), health); changed || pass.Probe {
+		if detail == "" {
+			detail = answerWords(ex)
+		}
+		c.do(func() { c.breakerNews(gate, detail) })
+	}
+	c.cfg.Observer.Attempted(t.Route.Name, gate.op.Name, attemptOutcome(gate.op, j, ex), statusOf(ex), ex.Took)
+}
+
+// throttled makes a record wait as the vendor asked, and with it all that share its quota.
+func (c *Connector) throttled(t *task, gate *gateQueue, j profile.Judgement, a *checkpoint.Attempt) next {
+	now, wait := c.now(), j.Wait
+	if wait <= 0 {
+		wait = c.nextWait(t, gate.op)
+	}
+	if j.Lowers != "" {
+		// Too many at once, not too many: the others go on, with fewer under way.
+		gate.Lower(j.Lowers, now)
+		return next{kind: nextRetry, at: now.Add(wait), why: "quota", evidence: a}
+	}
+	gate.Throttle(wait, now)
+	return next{kind: nextGate, gate: gate, at: now.Add(wait), why: "quota", evidence: a}
 }
 
 func (c *Connector) nextWait(t *task, op *profile.Operation) time.Duration {
@@ -682,14 +730,21 @@ func (c *Connector) accepted(t *task, step *profile.Step, j profile.Judgement, r
 	if res != nil && res.VendorID != "" {
 		w.vendorID = res.VendorID
 	}
+	o := checkpoint.Delivered
+	if j.Verdict == profile.AcceptPending {
+		o = checkpoint.Accepted
+	}
+	return c.finishStep(t, step, state, verdict{outcome: o})
+}
+
+// finishStep goes on with the plan's next step, or settles the record with v.
+func (c *Connector) finishStep(t *task, step *profile.Step, state *checkpoint.State, v verdict) (next, bool) {
+	w := t.Work
 	w.plan[w.step].Done = true
 	w.step++
 	if w.step == len(w.steps) {
-		o := checkpoint.Delivered
-		if j.Verdict == profile.AcceptPending {
-			o = checkpoint.Accepted
-		}
-		return next{verdict: verdict{outcome: o, state: state}}, true
+		v.state = state
+		return next{verdict: v}, true
 	}
 	// A finished step is durable, with the state that it leaves, before the next one starts.
 	err := c.persist("keep a finished step", func() error {
@@ -703,11 +758,16 @@ func (c *Connector) accepted(t *task, step *profile.Step, j profile.Judgement, r
 		return next{kind: nextLost, err: err}, true
 	}
 	w.ent.state.Store(state)
+	w.atStep(state)
+	return next{}, false
+}
+
+// atStep makes the task ready for the step that it stands at, which sees what those before it have left.
+func (w *work) atStep(state *checkpoint.State) {
 	refs := w.in.Refs
 	w.in = input(w.event, state)
 	w.in.Refs = refs
-	w.request, w.begun, w.backoff, w.firstSent = nil, false, nil, time.Time{}
-	return next{}, false
+	w.request, w.checked, w.begun, w.backoff, w.firstSent = nil, false, false, nil, time.Time{}
 }
 
 // stepState is the entity's state after a step: what it gave is remembered, what it ends is forgotten, with the
@@ -722,27 +782,14 @@ func (c *Connector) stepState(t *task, step *profile.Step, res *profile.Result) 
 			delete(s.IDs, id)
 		}
 		rs.Fingerprint, rs.Generation = "", gen+1
-	} else {
+	} else if !step.Operation.Read {
 		rs.Fingerprint, rs.Generation = w.request.Fingerprint, gen
 		if w.event.Version > 0 {
 			rs.Version = w.event.Version
 		}
 	}
 	rs.Refused = false
-	if res != nil {
-		for k, v := range res.IDs {
-			if s.IDs == nil {
-				s.IDs = make(map[string]string, 1)
-			}
-			s.IDs[k] = v
-		}
-		for k, v := range res.Remembered {
-			if s.Remembered == nil {
-				s.Remembered = make(map[string]string, 1)
-			}
-			s.Remembered[k] = v
-		}
-	}
+	remember(s, res)
 	s.Routes[t.Route.Name] = rs
 	return s
 }

@@ -22,7 +22,7 @@ type Quota struct {
 	mu       sync.Mutex
 	declared int
 	window   time.Duration
-	burst    int // token bucket: its capacity; 0 for a sliding window
+	burst    int // token bucket: its capacity; 0 for the other kinds
 	limit    int // in force: what is declared, or less if headers said so
 	learned  int // what headers said last, 0 if nothing
 	inFlight int
@@ -33,11 +33,14 @@ type Quota struct {
 	closed   time.Time
 	tokens   float64
 	filled   time.Time
+	kind     profile.LimitKind
+	lowered  time.Time // concurrency: when the limit was last lowered, or raised after that
+	started  time.Time // calendar month: its first moment
 }
 
 // NewQuota makes the quota of a declared limit.
 func NewQuota(l *profile.Limit, now time.Time) *Quota {
-	q := &Quota{Name: l.Name, declared: l.N, window: l.Window, limit: l.N, base: now, filled: now}
+	q := &Quota{Name: l.Name, declared: l.N, window: l.Window, limit: l.N, base: now, filled: now, kind: l.Kind}
 	if l.Kind == profile.TokenBucket {
 		q.burst = max(l.Burst, 1)
 		q.tokens = float64(q.burst)
@@ -55,6 +58,12 @@ func (q *Quota) take(now time.Time) time.Time {
 	defer q.mu.Unlock()
 	if now.Before(q.closed) {
 		return q.closed
+	}
+	switch q.kind {
+	case profile.Concurrency:
+		return q.takeConcurrent(now)
+	case profile.CalendarMonth:
+		return q.takeMonth(now)
 	}
 	if q.burst > 0 {
 		q.fill(now)
@@ -145,7 +154,12 @@ func (q *Quota) free(now time.Time) {
 	defer q.mu.Unlock()
 	q.inFlight--
 	q.answered++
-	if q.burst > 0 {
+	switch {
+	case q.burst > 0, q.kind == profile.Concurrency:
+		return
+	case q.kind == profile.CalendarMonth:
+		q.month(now)
+		q.used++
 		return
 	}
 	q.advance(now)
@@ -176,6 +190,9 @@ func (q *Quota) close(until time.Time) {
 
 // observe learns from rate-limit headers: a smaller limit than declared, and a window that is used up.
 func (q *Quota) observe(u profile.Usage, now time.Time) {
+	if q.kind == profile.Concurrency || q.kind == profile.CalendarMonth {
+		return // the headers speak of a window
+	}
 	if u.Limit > 0 {
 		q.mu.Lock()
 		q.learned = u.Limit
@@ -197,7 +214,14 @@ func (q *Quota) Used(now time.Time) (ratio float64, closed time.Time) {
 	if q.burst > 0 {
 		return 1 - q.tokens/float64(q.burst), closed
 	}
-	q.advance(now)
+	switch q.kind {
+	case profile.Concurrency:
+		q.raise(now)
+	case profile.CalendarMonth:
+		q.month(now)
+	default:
+		q.advance(now)
+	}
 	return float64(q.used+q.inFlight) / float64(max(q.limit, 1)), closed
 }
 
@@ -212,6 +236,13 @@ func (q *Quota) room(now time.Time) int {
 		q.fill(now)
 		return int(q.tokens)
 	}
-	q.advance(now)
+	switch q.kind {
+	case profile.Concurrency:
+		q.raise(now)
+	case profile.CalendarMonth:
+		q.month(now)
+	default:
+		q.advance(now)
+	}
 	return max(q.limit-q.used-q.inFlight, 0)
 }

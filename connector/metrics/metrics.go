@@ -30,6 +30,7 @@ type Observer struct {
 	end2end    *prometheus.HistogramVec
 	requests   *prometheus.HistogramVec
 	circuit    *prometheus.GaugeVec
+	deprecated *prometheus.CounterVec
 	store      *prometheus.HistogramVec
 	storeErrs  *prometheus.CounterVec
 	superseded *prometheus.CounterVec
@@ -68,6 +69,7 @@ func New(r prometheus.Registerer, vendor string, routes map[string][]string) *Ob
 	o.end2end = histogram("weir_end_to_end_seconds", "From the event's time to the vendor's acknowledgement.", []float64{1, 2, 5, 10, 30, 60, 120, 300, 900, 3600, 21600, 86400}, "route")
 	o.requests = histogram("http_client_request_duration_seconds", "Requests to the vendor.", []float64{.005, .01, .025, .05, .075, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10}, "vendor", "http_response_status_code")
 	o.circuit = gauge("weir_vendor_circuit_state", "1 for the state that an operation's breaker has.", "vendor", "operation", "state")
+	o.deprecated = counter("weir_vendor_deprecations_total", "Answers that say of an operation that it will go.", "vendor", "operation")
 	o.store = histogram("weir_ledger_operation_duration_seconds", "Store operations.", []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5}, "operation")
 	o.storeErrs = counter("weir_ledger_errors_total", "Store operations that failed.", "operation")
 	o.rebalances = prometheus.NewCounter(prometheus.CounterOpts{Name: "weir_consumer_rebalances_total", Help: "Partitions given or taken."})
@@ -124,6 +126,11 @@ func (o *Observer) Settled(route string, out checkpoint.Outcome, occurred time.T
 func (o *Observer) Attempted(route, operation, outcome string, status int, took time.Duration) {
 	o.attempts.WithLabelValues(o.vendor, route, operation, outcome).Inc()
 	o.requests.WithLabelValues(o.vendor, strconv.Itoa(status)).Observe(took.Seconds())
+}
+
+// Deprecated counts an answer that says of its operation that it will go.
+func (o *Observer) Deprecated(operation string) {
+	o.deprecated.WithLabelValues(o.vendor, operation).Inc()
 }
 
 // Breaker shows an operation's breaker.

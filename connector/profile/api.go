@@ -40,6 +40,8 @@ const (
 	Throttle      Verdict = "throttle"
 	Halt          Verdict = "halt" // the credential, not the record
 	Gone          Verdict = "gone" // the operation no longer exists: configuration, not the record
+	// Conflict: the object has changed since it was read. The plan goes back to its read, once.
+	Conflict Verdict = "conflict"
 )
 
 // Input is what a route's expressions see. The maps are read only.
@@ -87,6 +89,8 @@ type Plan struct {
 	// Ends are vendor ids that an ignored event ends, as Step.Ends: they are forgotten with the fingerprint and
 	// the next generation opens.
 	Ends []string
+	// Leaves is what an ignored event leaves to remember, nil for nothing.
+	Leaves *Result
 }
 
 // A Request is one built vendor request, without credentials.
@@ -122,11 +126,16 @@ type Judgement struct {
 	Guidance string
 	// NoEffect: this answer proves that the vendor did nothing, so even class none may be sent again.
 	NoEffect bool
-	// Wait is what the vendor asked for (Retry-After, rate-limit reset), 0 if it asked for nothing; clamped.
+	// Wait is what the vendor asked for (Retry-After, rate-limit reset, the body), 0 if it asked for nothing; clamped.
 	Wait time.Duration
+	// Then is what verdict conflict is when reading again does not help.
+	Then Verdict
+	// Lowers names the concurrency limit that a throttle says is too high, "" if it says nothing of the kind.
+	Lowers string
 }
 
-// A Result is what an accepted answer leaves to remember.
+// A Result is what an accepted answer, or an ignored event, leaves to remember. An empty text means that what was
+// known under the name is to be forgotten.
 type Result struct {
 	IDs        map[string]string
 	Remembered map[string]string

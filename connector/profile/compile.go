@@ -103,10 +103,22 @@ type Operation struct {
 	Limits []*Limit
 	// Batch is the form that takes several records at once, nil if there is none.
 	Batch *Batch
+	// Read: it changes nothing at the vendor. Its class is overwrite.
+	Read bool
+	// Probe tells whether a request whose answer was lost had its effect, nil if nothing does.
+	Probe *Probe
+	// Price is what the vendor charges, nil if nothing is known.
+	Price *Price
 
 	headers []headerValue
 	rules   []compiledRule
 	decl    *operation
+}
+
+// A Price is what one request costs.
+type Price struct {
+	Micros   int64  // millionths of the currency's unit, at least 0
+	Currency string // ISO 4217
 }
 
 type headerValue struct {
@@ -117,10 +129,12 @@ type headerValue struct {
 // LimitKind is the kind of a quota.
 type LimitKind string
 
-// The kinds of quotas. Calendar months will follow.
+// The kinds of quotas.
 const (
 	SlidingWindow LimitKind = "sliding_window" // at most N in any Window
 	TokenBucket   LimitKind = "token_bucket"   // N per Window on average, Burst at once
+	CalendarMonth LimitKind = "calendar_month" // at most N from the first to the last day of a month, in UTC
+	Concurrency   LimitKind = "concurrency"    // at most N under way at once
 )
 
 // A Limit is a quota that the vendor declares.
@@ -135,6 +149,8 @@ type Limit struct {
 	LimitHeader     string
 	RemainingHeader string
 	ResetHeader     string
+
+	n, burst byVar[int] // as declared
 }
 
 // A LimitChange is a connector's own numbers for a declared limit, such as those of another tier. Zero fields keep
@@ -251,7 +267,7 @@ func (p *Profile) compile(o Options, schemas map[string]json.RawMessage) (*Compi
 	if err != nil {
 		return nil, err
 	}
-	if err := p.scaledLimits(c, o); err != nil {
+	if err := p.scaledLimits(c, o, vars); err != nil {
 		return nil, err
 	}
 	r := &reader{file: p.file}
@@ -260,8 +276,12 @@ func (p *Profile) compile(o Options, schemas map[string]json.RawMessage) (*Compi
 		return nil, err
 	}
 	common := r.rules(verdicts, p.verdicts)
+	used := map[string]bool{}
+	for _, l := range p.limits {
+		used[l.n.name], used[l.burst.name] = true, true
+	}
 	for _, op := range p.operations {
-		compiled := r.compileOperation(op, c.Limits, verdicts, common)
+		compiled := r.compileOperation(op, c.Limits, verdicts, common, vars)
 		if op.lateApply < 0 { // design section 6: the request timeout
 			compiled.LateApply = op.timeout
 			if o.RequestTimeout > 0 {
@@ -269,8 +289,16 @@ func (p *Profile) compile(o Options, schemas map[string]json.RawMessage) (*Compi
 			}
 		}
 		c.Operations[op.name] = compiled
+		used[op.classBy.name] = true
+		if op.probe != nil {
+			for _, only := range op.probe.only {
+				used[only.name] = true
+			}
+		}
+		if compiled.Probe != nil {
+			c.Operations[compiled.Probe.Operation.Name] = compiled.Probe.Operation
+		}
 	}
-	used := map[string]bool{}
 	for _, t := range p.routes {
 		typ, err := parseSchema(t.entity, schemas[t.entity])
 		if err != nil {
@@ -379,7 +407,7 @@ func (p *Profile) values(given map[string]string) (map[string]any, error) {
 }
 
 // scaledLimits are the declared limits with the connector's own numbers, scaled.
-func (p *Profile) scaledLimits(c *Compiled, o Options) error {
+func (p *Profile) scaledLimits(c *Compiled, o Options, vars map[string]any) error {
 	scale := o.LimitScale
 	if scale == 0 {
 		scale = 1
@@ -391,13 +419,16 @@ func (p *Profile) scaledLimits(c *Compiled, o Options) error {
 	var names []string
 	for _, l := range p.limits {
 		s, own := *l, o.Limits[l.Name]
+		s.N, s.Burst = l.n.of(vars), l.burst.of(vars)
 		names = append(names, l.Name)
 		switch {
 		case own.N < 0 || own.N > limitMax || own.Burst < 0 || own.Burst > limitMax || own.Window != 0 && (own.Window < windowMin || own.Window > windowMax):
 			return fmt.Errorf("profile %s: limits: %s: n and burst go up to %d, window from %v to %v", p.Name, l.Name, limitMax, windowMin, windowMax)
 		case own.Burst > 0 && l.Kind != TokenBucket:
-			return fmt.Errorf("profile %s: limits: %s has a burst, but the profile declares a sliding_window, which has none; remove burst", p.Name, l.Name)
-		case l.Kind == TokenBucket && own.Burst == 0 && own.N > 0 && l.Burst == l.N:
+			return fmt.Errorf("profile %s: limits: %s has a burst, but the profile declares a %s, which has none; remove burst", p.Name, l.Name, l.Kind)
+		case own.Window > 0 && l.Kind != SlidingWindow && l.Kind != TokenBucket:
+			return fmt.Errorf("profile %s: limits: %s has a window, but the profile declares a %s, which has none of its own; remove window", p.Name, l.Name, l.Kind)
+		case l.Kind == TokenBucket && own.Burst == 0 && own.N > 0 && s.Burst == s.N:
 			s.Burst = own.N // a burst that nobody has set is n
 		}
 		s.N, s.Window, s.Burst = scaled(cmp.Or(own.N, s.N)), cmp.Or(own.Window, s.Window), cmp.Or(own.Burst, s.Burst)
@@ -418,18 +449,34 @@ func (p *Profile) scaledLimits(c *Compiled, o Options) error {
 	return nil
 }
 
-func (r *reader) compileOperation(o *operation, limits []*Limit, s *scope, common []compiledRule) *Operation {
-	op := &Operation{Name: o.name, Method: o.method, Path: o.path, Class: o.class, KeyRetention: o.retention, LateApply: o.lateApply,
-		Timeout: o.timeout, FirstRetry: o.firstRetry, Deadline: o.deadline, Ends: o.ends, decl: o}
-	for _, name := range o.limits {
+// limitsNamed are the limits of these names.
+func limitsNamed(limits []*Limit, names []string) []*Limit {
+	var out []*Limit
+	for _, name := range names {
 		for _, l := range limits {
 			if l.Name == name {
-				op.Limits = append(op.Limits, l)
+				out = append(out, l)
 			}
 		}
 	}
+	return out
+}
+
+func (r *reader) compileOperation(declared *operation, limits []*Limit, s *scope, common []compiledRule, vars map[string]any) *Operation {
+	resolved := *declared
+	o := &resolved
+	if o.class = o.classBy.of(vars); o.class != ClassKey {
+		if o.refIn == "header" {
+			o.refIn, o.refName = "", ""
+		}
+		o.keyIn, o.keyName, o.natural, o.retention = "", "", false, 0
+	}
+	op := &Operation{Name: o.name, Method: o.method, Path: o.path, Class: o.class, KeyRetention: o.retention, LateApply: o.lateApply,
+		Timeout: o.timeout, FirstRetry: o.firstRetry, Deadline: o.deadline, Ends: o.ends, Limits: limitsNamed(limits, o.limits), Read: o.read, Price: o.price, decl: o}
 	op.headers = []headerValue{{"Accept", []string{"application/json"}}}
-	if o.body != nil {
+	if o.form {
+		op.headers = append(op.headers, headerValue{"Content-Type", []string{"application/x-www-form-urlencoded"}})
+	} else if o.body != nil {
 		op.headers = append(op.headers, headerValue{"Content-Type", []string{"application/json"}})
 	}
 	for _, h := range o.headers {
@@ -438,6 +485,7 @@ func (r *reader) compileOperation(o *operation, limits []*Limit, s *scope, commo
 	}
 	op.rules = append(r.rules(s, o.verdicts), common...)
 	r.compileBatch(o, op)
+	op.Probe = r.compileProbe(o, limits, s, common, vars)
 	return op
 }
 
@@ -479,6 +527,9 @@ func (r *reader) wants(p *program, kind, what string) {
 	case "text": // what is remembered is text: of a declared answer, or of one that is not declared
 		ok = t.Kind() == types.StringKind || t.Kind() == types.IntKind || t.Kind() == types.BoolKind || t.Kind() == types.DynKind
 		kind = "string"
+	case "wait": // seconds, or what a Retry-After header may hold
+		ok = t.Kind() == types.IntKind || t.Kind() == types.DoubleKind || t.Kind() == types.StringKind || t.Kind() == types.DynKind
+		kind = "number"
 	case "condition": // of a verdict, over an answer that is not declared
 		ok = t.Kind() == types.BoolKind || t.Kind() == types.DynKind
 		kind = "boolean"
@@ -537,6 +588,13 @@ func (r *reader) compileRoute(c *Compiled, t *route, s *routeScopes, vars map[st
 		}
 		return p
 	}
+	if t.residency != nil {
+		rt.residency = expr(s.cases, t.residency)
+		r.wants(rt.residency, "boolean", "residency")
+	}
+	if t.consent != "" {
+		rt.consent = expr(s.cases, &source{at: t.consentAt, text: fmt.Sprintf(consentGiven, t.consent)})
+	}
 	needs := map[string]*need{}
 	for _, ref := range t.references {
 		n := &need{name: ref.name, entity: ref.entity, id: ref.id, key: expr(s.cases, &ref.key)}
@@ -560,6 +618,7 @@ func (r *reader) compileRoute(c *Compiled, t *route, s *routeScopes, vars map[st
 		switch {
 		case rc.ignore != "":
 			k.plan = &Plan{Ignore: rc.ignore, Ends: rc.ends}
+			k.ids, k.fields = r.rememberedOf(rc.ids, s.cases, "a vendor id", expr), r.rememberedOf(rc.fields, s.cases, "a remembered field", expr)
 		case rc.refuse != nil:
 			k.plan = &Plan{Refuse: &Refusal{Reason: rc.refuse.reason, Path: rc.refuse.path, Guidance: rc.refuse.guidance}}
 		default:
@@ -590,6 +649,18 @@ func (r *reader) compileStep(cs *Step, st *step, s, answers *scope, expr func(*s
 			}
 		}
 		return p
+	}
+	if st.when != nil {
+		cs.when = reads(expr(s, st.when))
+		r.wants(cs.when, "boolean", "a condition")
+	}
+	for _, h := range st.headers {
+		p := reads(expr(s, &h.value))
+		r.wants(p, "string", "a header")
+		if h.target == op.keyName && op.keyIn == "header" {
+			r.at(h.at, "set intent in the step if it is another than the default", "the header carries the idempotency key")
+		}
+		cs.headers = append(cs.headers, remembered{h.target, p})
 	}
 	if st.intent != nil {
 		cs.intent = reads(expr(s, st.intent))
@@ -675,20 +746,25 @@ func (r *reader) compileStep(cs *Step, st *step, s, answers *scope, expr func(*s
 		cs.hasBody = true
 	}
 
-	for _, a := range st.ids {
-		p := reads(expr(answers, &a.value))
-		r.wants(p, "text", "a vendor id")
-		cs.ids = append(cs.ids, remembered{a.target, p})
-	}
-	for _, a := range st.fields {
-		p := reads(expr(answers, &a.value))
-		r.wants(p, "text", "a remembered field")
-		cs.fields = append(cs.fields, remembered{a.target, p})
-	}
+	read := func(s *scope, src *source) *program { return reads(expr(s, src)) }
+	cs.ids = r.rememberedOf(st.ids, answers, "a vendor id", read)
+	cs.found = r.rememberedOf(st.found, answers, "a vendor id", read)
+	cs.fields = r.rememberedOf(st.fields, answers, "a remembered field", read)
 	if st.vendorID != nil {
 		cs.vendorID = reads(expr(answers, st.vendorID))
 		r.wants(cs.vendorID, "text", "a vendor id")
 	}
+}
+
+// rememberedOf compiles what is remembered.
+func (r *reader) rememberedOf(in []assignment, s *scope, what string, expr func(*scope, *source) *program) []remembered {
+	var out []remembered
+	for _, a := range in {
+		p := expr(s, &a.value)
+		r.wants(p, "text", what)
+		out = append(out, remembered{a.target, p})
+	}
+	return out
 }
 
 // checkConstant finds literals that the vendor would never take.
@@ -712,7 +788,7 @@ func (r *reader) encoders(op *operation, f *bodyField, prefix string, values map
 	var out []*encoder
 	for _, c := range f.fields {
 		path := join(prefix, c.name)
-		e := &encoder{name: c.name, kind: c.kind, path: path, required: c.required, enum: c.enum, min: c.min, max: c.max}
+		e := &encoder{name: c.name, kind: c.kind, path: path, required: c.required, nullable: c.nullable, enum: c.enum, min: c.min, max: c.max}
 		e.key = append(appendString(nil, c.name), ':')
 		switch {
 		case op.keyIn == "body" && path == op.keyName:

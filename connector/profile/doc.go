@@ -30,7 +30,6 @@
 //
 // # To come
 //
-// The format grows by further kinds of limits (calendar month) and of bodies (forms), and by batches, probes and
-// aggregate routes; each is a further key or a further value,
-// so that a file of today stays sound.
+// The format grows by batches and aggregate routes; each is a further key or a further value, so that a file of today
+// stays sound.
 package profile

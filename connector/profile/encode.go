@@ -23,6 +23,7 @@ type encoder struct {
 	kind     string
 	path     string // in the body, for refusals
 	required bool
+	nullable bool
 	enum     []string
 	min, max *int64
 	value    *program   // nil for an object that is built of its fields
@@ -93,7 +94,10 @@ func (e *encoder) content(b *buffer, a *activation, start int) (bool, error) {
 		return false, e.value.refuse(a, e.path, err)
 	}
 	if v == nil {
-		return false, nil
+		if e.nullable {
+			b.b = append(b.b, "null"...)
+		}
+		return e.nullable, nil
 	}
 	switch e.kind {
 	case "string":

@@ -70,12 +70,23 @@ func invoice(change fields) *schema.Event {
 	}, change)
 }
 
+// withCard is a customer whose payment method FinFusion holds.
+func withCard(change fields) *schema.Event {
+	e := customer(fields{"extensions": fields{"finfusion": fields{"payment_method_id": "pm_test_ok"}}})
+	maps.Copy(e.Fields, change)
+	e.Operation = schema.Operation(e.Fields["operation"].(string))
+	return e
+}
+
 // tombstone is the null value of an entity: nothing is known of it but its key.
 func tombstone(entity, key string) *schema.Event {
 	return &schema.Event{ID: "topicid/0/17", Entity: entity, Key: key, Operation: schema.Delete, Tombstone: true}
 }
 
-var known = map[string]Ref{"customer": {IDs: map[string]string{"user_id": "user_1"}}}
+var known = map[string]Ref{
+	"customer": {IDs: map[string]string{"user_id": "user_1", "customer_id": "cust_1"}},
+	"method":   {IDs: map[string]string{"customer_id": "cust_1", "payment_method_id": "pm_test_ok"}},
+}
 
 func routeOf(tb testing.TB, c *Compiled, entity string) *Route {
 	tb.Helper()

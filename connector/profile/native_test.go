@@ -92,7 +92,7 @@ func TestShortcutsAgree(t *testing.T) {
 			putActivation(a)
 		}
 	})
-	if answered*2 < asked {
+	if answered*5 < asked*2 { // of all expressions, those of other entities than the event's included
 		t.Errorf("shortcuts answered %d of %d", answered, asked)
 	}
 }

@@ -17,11 +17,11 @@ import (
 	"time"
 )
 
-//go:embed pushcash.yaml plain.yaml
+//go:embed pushcash.yaml plain.yaml finfusion.yaml
 var embedded embed.FS
 
 // Embedded lists the names of the built-in profiles.
-func Embedded() []string { return []string{"plain", "pushcash"} }
+func Embedded() []string { return []string{"finfusion", "plain", "pushcash"} }
 
 // Bounds of numbers in a profile. They catch a forgotten unit, not a real vendor.
 const (
@@ -84,7 +84,12 @@ type operation struct {
 	at           pos
 	method, path string
 	pathAt       pos
-	class        Class
+	class        Class // resolved by compile
+	classBy      byVar[Class]
+	read         bool // GET or HEAD: it changes nothing
+	form         bool // the body is a form, not JSON
+	price        *Price
+	probe        *probe
 	keyIn        string // header, body
 	keyName      string
 	natural      bool
@@ -111,6 +116,7 @@ type bodyField struct {
 	at       pos
 	kind     string // string, integer, number, boolean, object, array
 	required bool
+	nullable bool // null is written, not left out
 	enum     []string
 	min, max *int64 // of an integer's value or a string's length in characters
 	fields   []*bodyField
@@ -154,9 +160,13 @@ type rule struct {
 	status   []statuses // empty: any
 	when     *source
 	verdict  Verdict
+	then     Verdict // of verdict conflict: what it is when reading again does not help
 	reason   string
 	guidance string
 	noEffect bool
+	wait     *source
+	lowers   string
+	lowersAt pos
 }
 
 type reference struct {
@@ -180,6 +190,8 @@ type routeCase struct {
 	ignore    string
 	ends      []string
 	endsAt    pos
+	ids       []assignment // of an ignored event: what it leaves to remember
+	fields    []assignment
 	refuse    *refusal
 	steps     []string
 	stepsAt   pos
@@ -199,8 +211,11 @@ type step struct {
 	intent    *source
 	reference *source
 	params    []assignment
+	when      *source
+	headers   []assignment
 	mapping   []assignment
 	ids       []assignment
+	found     []assignment // vendor ids that may be absent
 	fields    []assignment
 	vendorID  *source
 }
@@ -211,6 +226,9 @@ type route struct {
 	entity     string
 	entityAt   pos
 	semantics  Semantics
+	residency  *source
+	consent    string // purpose, "" if none is asked for
+	consentAt  pos
 	references []reference
 	steps      []*step
 	cases      []*routeCase
@@ -433,11 +451,14 @@ func (r *reader) check(n node, name string, withAuth bool) *Check {
 func (r *reader) limit(e entry) *Limit {
 	l := &Limit{Name: r.name(e), Scope: "account"}
 	var hasN bool
+	count := func(n node) int { return int(r.integer(n, 1, limitMax)) }
 	r.fields(e.value, map[string]func(node){
-		"kind":   func(n node) { l.Kind = LimitKind(r.oneOf(n, string(SlidingWindow), string(TokenBucket))) },
-		"n":      func(n node) { l.N, hasN = int(r.integer(n, 1, limitMax)), true },
+		"kind": func(n node) {
+			l.Kind = LimitKind(r.oneOf(n, string(SlidingWindow), string(TokenBucket), string(CalendarMonth), string(Concurrency)))
+		},
+		"n":      func(n node) { l.n, hasN = readByVar(r, n, count), true },
 		"window": func(n node) { l.Window = r.duration(n, windowMin, windowMax) },
-		"burst":  func(n node) { l.Burst = int(r.integer(n, 1, limitMax)) },
+		"burst":  func(n node) { l.burst = readByVar(r, n, count) },
 		"scope":  func(n node) { l.Scope = r.oneOf(n, "account", "credential") },
 		"headers": func(n node) {
 			r.fields(n, map[string]func(node){
@@ -447,14 +468,22 @@ func (r *reader) limit(e entry) *Limit {
 			})
 		},
 	})
-	r.need(e.value, l.Kind != "", "kind", "sliding_window or token_bucket")
+	r.need(e.value, l.Kind != "", "kind", "sliding_window, token_bucket, calendar_month or concurrency")
 	r.need(e.value, hasN, "n", "how many requests fit into the window")
-	r.need(e.value, l.Window != 0, "window", "for example 1h")
+	windowed := l.Kind == SlidingWindow || l.Kind == TokenBucket
+	if windowed || l.Kind == "" {
+		r.need(e.value, l.Window != 0, "window", "for example 1h")
+	} else if l.Window != 0 {
+		r.errorf(e.value, "", "a %s has no window", l.Kind)
+	}
 	switch {
-	case l.Kind == TokenBucket && l.Burst == 0:
-		l.Burst = l.N
-	case l.Kind == SlidingWindow && l.Burst != 0:
-		r.errorf(e.value, "only a token_bucket has a burst", "a sliding_window has no burst")
+	case l.Kind == TokenBucket && l.burst.zero():
+		l.burst = l.n
+	case l.Kind != TokenBucket && !l.burst.zero():
+		r.errorf(e.value, "only a token_bucket has a burst", "a %s has no burst", l.Kind)
+	}
+	if l.Kind == CalendarMonth {
+		l.Window = windowMax
 	}
 	return l
 }
@@ -512,13 +541,20 @@ func (v *variable) native(s string) any {
 func (r *reader) operation(e entry) *operation {
 	o := &operation{name: r.name(e), at: e.at, timeout: timeoutDefault, firstRetry: firstRetryDefault, lateApply: -1}
 	var hasKey bool
+	var classAt, encodingAt node
 	r.fields(e.value, map[string]func(node){
 		"description": func(n node) { r.text(n) },
 		"method":      func(n node) { o.method = r.method(n) },
 		"path":        func(n node) { o.path, o.pathAt = r.urlPath(n), n.pos() },
 		"class": func(n node) {
-			o.class = Class(r.oneOf(n, string(ClassKey), string(ClassOverwrite), string(ClassNone)))
+			o.classBy = readByVar(r, n, func(n node) Class {
+				return Class(r.oneOf(n, string(ClassKey), string(ClassOverwrite), string(ClassNone)))
+			})
+			classAt = n
 		},
+		"encoding": func(n node) { o.form = r.oneOf(n, "json", "form") == "form"; encodingAt = n },
+		"price":    func(n node) { o.price = r.price(n) },
+		"probe":    func(n node) { o.probe = r.probe(n) },
 		"key": func(n node) {
 			hasKey = true
 			r.fields(n, map[string]func(node){
@@ -573,25 +609,41 @@ func (r *reader) operation(e entry) *operation {
 	})
 	r.need(e.value, o.method != "", "method", "")
 	r.need(e.value, o.path != "", "path", "")
-	r.need(e.value, o.class != "", "class", "key, overwrite or none: what a repeat does at the vendor")
-	switch {
-	case o.class == ClassKey && !hasKey:
+	if o.read = o.method == http.MethodGet || o.method == http.MethodHead; o.read {
+		if classAt.Node != nil && (o.classBy.name != "" || o.classBy.value != ClassOverwrite) {
+			r.errorf(classAt, "leave the class out", "a %s changes nothing", o.method)
+		}
+		o.classBy = byVar[Class]{value: ClassOverwrite}
+		o.lateApply = 0
+	}
+	r.need(e.value, !o.classBy.zero(), "class", "key, overwrite or none: what a repeat does at the vendor")
+	switch mayKey := o.classBy.may(ClassKey); {
+	case mayKey && !hasKey:
 		r.errorf(e.value, "key: {in: header, name: Idempotency-Key}", "class key needs the key %q: where the vendor reads it", "key")
-	case o.class != ClassKey && o.class != "" && (hasKey || o.retention != 0):
+	case !mayKey && !o.classBy.zero() && (hasKey || o.retention != 0):
 		r.errorf(e.value, "", "only class key has key and key_retention")
+	case o.classBy.name != "" && o.keyIn == "body":
+		r.errorf(e.value, "only a header can be left out", "a class that depends on a variable has its key in a header")
 	case o.natural && o.keyIn != "body" && o.keyIn != "header":
 		r.errorf(e.value, "", "a natural key needs its place")
 	}
-	if o.method == http.MethodGet || o.method == http.MethodHead {
-		if o.body != nil {
-			r.errorf(e.value, "", "%s carries no body", o.method)
-		}
+	if o.read && o.body != nil {
+		r.errorf(e.value, "", "%s carries no body", o.method)
+	}
+	if o.form && o.body == nil {
+		r.errorf(encodingAt, "", "there is no body to encode")
+	}
+	if o.probe != nil && (!o.classBy.may(ClassNone) && o.retention == 0 || o.refIn == "") {
+		r.errorf(e.value, "class none, and reference: {in: body, name: ...}", "a probe is for class none or a key that expires, and it finds the object by its reference")
+	}
+	if i := slices.IndexFunc(o.verdicts, func(u rule) bool { return u.verdict == AcceptPending }); i >= 0 && o.deadline == 0 {
+		r.at(o.verdicts[i].at, "deadline: 24h in the operation", "nothing says how long the confirmation may take")
 	}
 	bodyHas := func(name string) bool {
 		if o.body == nil {
 			return false
 		}
-		f := o.body.field(name)
+		f := o.body.find(name)
 		return f != nil && f.kind == "string"
 	}
 	if o.keyIn == "body" && o.keyName != "" && !bodyHas(o.keyName) {
@@ -630,6 +682,7 @@ func (r *reader) bodyField(e entry) *bodyField {
 	r.fields(e.value, map[string]func(node){
 		"type":        func(n node) { f.kind = r.oneOf(n, fieldKinds...) },
 		"required":    func(n node) { f.required = r.boolean(n) },
+		"nullable":    func(n node) { f.nullable = r.boolean(n) },
 		"enum":        func(n node) { r.list(n, func(n node) { f.enum = append(f.enum, r.text(n)) }) },
 		"min":         func(n node) { v := r.integer(n, math.MinInt64, math.MaxInt64); f.min = &v },
 		"max":         func(n node) { v := r.integer(n, math.MinInt64, math.MaxInt64); f.max = &v },
@@ -639,6 +692,9 @@ func (r *reader) bodyField(e entry) *bodyField {
 	r.need(e.value, f.kind != "", "type", "one of "+strings.Join(fieldKinds, ", "))
 	if f.kind == "" {
 		return f
+	}
+	if f.nullable && (f.required || f.fields != nil) {
+		r.errorf(e.value, "", "a field that is required, or has fields of its own, is never null")
 	}
 	if f.fields != nil && f.kind != "object" {
 		r.errorf(e.value, "", "only an object has fields")
@@ -689,7 +745,7 @@ func (r *reader) statuses(n node) []statuses {
 
 var verdictWords = []string{
 	string(Accept), string(AcceptPending), string(Duplicate), string(Reject), string(Conclude), string(Retry),
-	string(Throttle), string(Halt), string(Gone),
+	string(Throttle), string(Halt), string(Gone), string(Conflict),
 }
 
 func (r *reader) verdicts(n node) []rule {
@@ -704,6 +760,9 @@ func (r *reader) verdicts(n node) []rule {
 			"reason":    func(n node) { u.reason = r.word(n) },
 			"guidance":  func(n node) { u.guidance = r.guidance(n) },
 			"no_effect": func(n node) { b := r.boolean(n); noEffect = &b },
+			"wait":      func(n node) { s := r.expr(n); u.wait = &s },
+			"lowers":    func(n node) { u.lowers, u.lowersAt = r.word(n), n.pos() },
+			"then":      func(n node) { u.then = Verdict(r.oneOf(n, string(Reject), string(Conclude), string(Retry))) },
 		})
 		r.need(n, u.verdict != "", "verdict", "one of "+strings.Join(verdictWords, ", "))
 		if u.status == nil && u.when == nil {
@@ -718,13 +777,22 @@ func (r *reader) verdicts(n node) []rule {
 			if u.noEffect {
 				r.errorf(n, "", "an accepted request has an effect")
 			}
-		case Reject, Conclude, Halt, Gone:
+		case Reject, Conclude, Halt, Gone, Conflict:
 			if u.reason == "" {
 				r.errorf(n, "for example reason: validation_error", "verdict %s needs a reason", u.verdict)
 			}
 			if !u.noEffect && u.verdict == Reject {
 				r.errorf(n, "use verdict retry: an answer that may have had an effect is ambiguous", "a reject is definite, so no_effect: false contradicts it")
 			}
+		}
+		if u.wait != nil && u.verdict != Throttle && u.verdict != Retry {
+			r.errorf(n, "", "only throttle and retry wait")
+		}
+		if u.lowers != "" && u.verdict != Throttle {
+			r.errorf(n, "", "only throttle lowers a limit")
+		}
+		if (u.verdict == Conflict) != (u.then != "") {
+			r.errorf(n, "then: reject, conclude or retry: what it is when reading again does not help", "verdict conflict has the key then, and only that one")
 		}
 		out = append(out, u)
 	})
@@ -734,7 +802,7 @@ func (r *reader) verdicts(n node) []rule {
 // provesNothingDone is the default of no_effect: refusals prove it, a retryable failure does not (design section 6).
 func provesNothingDone(v Verdict) bool {
 	switch v {
-	case Reject, Throttle, Halt, Gone:
+	case Reject, Throttle, Halt, Gone, Conflict:
 		return true
 	}
 	return false
@@ -754,6 +822,13 @@ func (r *reader) route(e entry) *route {
 		"description": func(n node) { r.text(n) },
 		"entity":      func(n node) { t.entity, t.entityAt = r.word(n), n.pos() },
 		"semantics":   func(n node) { t.semantics = Semantics(r.oneOf(n, string(Latest), string(Every))) },
+		"residency":   func(n node) { s := r.expr(n); t.residency = &s },
+		"requires_consent": func(n node) {
+			t.consent, t.consentAt = r.text(n), n.pos()
+			if strings.ContainsAny(t.consent, `'"\`) {
+				r.errorf(n, "for example payments", "%q is no purpose", clip(t.consent))
+			}
+		},
 		"references": func(n node) {
 			for _, e := range r.entries(n) {
 				ref := reference{name: r.name(e), at: e.at}
@@ -796,23 +871,40 @@ func (r *reader) step(e entry) *step {
 		"operation": func(n node) { s.operation, s.opAt = r.word(n), n.pos() },
 		"intent":    func(n node) { x := r.expr(n); s.intent = &x },
 		"reference": func(n node) { x := r.expr(n); s.reference = &x },
+		"when":      func(n node) { x := r.expr(n); s.when = &x },
 		"params":    func(n node) { s.params = r.assignments(n) },
-		"map":       func(n node) { s.mapping = r.assignments(n) },
+		"headers": func(n node) {
+			s.headers = r.assignments(n)
+			for i := range s.headers {
+				h := &s.headers[i]
+				if !isToken(h.target) {
+					r.at(h.at, "for example If-Match", "%q is not a header name", clip(h.target))
+				}
+				h.target = textproto.CanonicalMIMEHeaderKey(h.target)
+			}
+		},
+		"map": func(n node) { s.mapping = r.assignments(n) },
 		"remember": func(n node) {
 			r.fields(n, map[string]func(node){
 				"ids":       func(n node) { s.ids = r.assignments(n) },
+				"found":     func(n node) { s.found = r.assignments(n) },
 				"fields":    func(n node) { s.fields = r.assignments(n) },
 				"vendor_id": func(n node) { x := r.expr(n); s.vendorID = &x },
 			})
 		},
 	})
 	r.need(e.value, s.operation != "", "operation", "")
-	for _, a := range slices.Concat(s.ids, s.fields) {
+	r.namesOf(s.ids, s.found, s.fields)
+	return s
+}
+
+// namesOf checks the names of what is remembered.
+func (r *reader) namesOf(lists ...[]assignment) {
+	for _, a := range slices.Concat(lists...) {
 		if !isWord(a.target) {
 			r.at(a.at, "names are lower-case words joined by _", "%q is not a name", clip(a.target))
 		}
 	}
-	return s
 }
 
 func (r *reader) routeCase(n node) *routeCase {
@@ -824,6 +916,13 @@ func (r *reader) routeCase(n node) *routeCase {
 		"when":        func(n node) { s := r.expr(n); c.when = &s },
 		"ignore":      func(n node) { c.ignore = r.word(n); does++ },
 		"ends":        func(n node) { c.ends, c.endsAt = r.words(n), n.pos() },
+		"remember": func(n node) {
+			r.fields(n, map[string]func(node){
+				"ids":    func(n node) { c.ids = r.assignments(n) },
+				"fields": func(n node) { c.fields = r.assignments(n) },
+			})
+			r.namesOf(c.ids, c.fields)
+		},
 		"refuse": func(n node) {
 			does++
 			c.refuse = &refusal{}
@@ -848,6 +947,13 @@ func (r *reader) routeCase(n node) *routeCase {
 	if c.ends != nil && c.ignore == "" {
 		r.errorf(n, "an operation that ends an id says so itself", "only an ignored case has ends")
 	}
+	if c.ids != nil || c.fields != nil {
+		if c.ignore == "" {
+			r.errorf(n, "a step remembers for itself", "only an ignored case has remember")
+		} else if c.operation != "upsert" {
+			r.errorf(n, "operation: upsert", "a delete leaves nothing to remember")
+		}
+	}
 	return c
 }
 
@@ -857,14 +963,13 @@ func (r *reader) crossCheck(n node, p *Profile) {
 	for _, l := range p.limits {
 		limitNames = append(limitNames, l.Name)
 	}
-	ids := map[string]bool{} // vendor ids that some step remembers
+	ids := map[string]bool{} // vendor ids that are remembered somewhere
 	for _, t := range p.routes {
-		for _, s := range t.steps {
-			for _, a := range s.ids {
-				ids[a.target] = true
-			}
+		for _, id := range t.idNames() {
+			ids[id] = true
 		}
 	}
+	r.checkByVars(p, limitNames)
 	idNames := sortedKeys(ids)
 	used := map[string]bool{}
 	for _, o := range p.operations {
@@ -952,15 +1057,23 @@ func (r *reader) crossCheck(n node, p *Profile) {
 
 func (t *route) remembersID(id string) bool { return slices.Contains(t.idNames(), id) }
 
-func (t *route) idNames() []string { return t.remembered(func(s *step) []assignment { return s.ids }) }
-func (t *route) rememberNames() []string {
-	return t.remembered(func(s *step) []assignment { return s.fields })
+func (t *route) idNames() []string {
+	return t.remembered(func(s *step) []assignment { return slices.Concat(s.ids, s.found) }, func(c *routeCase) []assignment { return c.ids })
 }
 
-func (t *route) remembered(of func(*step) []assignment) []string {
+func (t *route) rememberNames() []string {
+	return t.remembered(func(s *step) []assignment { return s.fields }, func(c *routeCase) []assignment { return c.fields })
+}
+
+func (t *route) remembered(ofStep func(*step) []assignment, ofCase func(*routeCase) []assignment) []string {
 	seen := map[string]bool{}
 	for _, s := range t.steps {
-		for _, a := range of(s) {
+		for _, a := range ofStep(s) {
+			seen[a.target] = true
+		}
+	}
+	for _, c := range t.cases {
+		for _, a := range ofCase(c) {
 			seen[a.target] = true
 		}
 	}

@@ -5,10 +5,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
+	"unicode"
 
 	"github.com/weirsync/weir/schema"
 )
@@ -21,14 +24,28 @@ type Route struct {
 
 	connector string
 	vars      map[string]any
+	residency *program // nil: anywhere
+	consent   *program // nil: none is asked for
 	cases     []*compiledCase
 }
+
+// consentGiven is the condition of requires_consent, for one purpose: granted, and not revoked, when the event happened.
+// There is no other clock in a mapping.
+const consentGiven = "event.consents.exists(c, c.purpose == '%s' && c.granted_at <= event.occurred_at && (c.revoked_at == null || c.revoked_at > event.occurred_at))"
+
+// Reasons of outcome ignored that come from the route itself.
+const (
+	reasonResidency = "residency"
+	reasonNoConsent = "no_consent"
+)
 
 type compiledCase struct {
 	operation schema.Operation // "" for both
 	when      *program         // nil: always
-	plan      *Plan            // without Needs
+	plan      *Plan            // without Needs and Leaves
 	needs     []*need
+	ids       []remembered // of an ignored event
+	fields    []remembered
 }
 
 type need struct {
@@ -45,6 +62,8 @@ type Step struct {
 	Ends []string
 
 	route     *Route
+	when      *program // nil: always
+	headers   []remembered
 	intent    *program // nil: the default
 	alone     bool     // the default intent is the entity id without a version
 	reference *program // nil: the default
@@ -52,6 +71,7 @@ type Step struct {
 	body      []*encoder
 	hasBody   bool
 	ids       []remembered
+	found     []remembered
 	fields    []remembered
 	vendorID  *program
 	refs      []string
@@ -75,6 +95,24 @@ func (r *Route) Plan(in *Input) (*Plan, error) {
 	}
 	a := getActivation(in, r.vars, nil)
 	defer putActivation(a)
+	// What must not reach the vendor at all comes before the mapping. A delete may always go: it takes data away.
+	if in.Event.Operation == schema.Upsert {
+		for _, g := range [...]struct {
+			allowed *program
+			reason  string
+		}{{r.residency, reasonResidency}, {r.consent, reasonNoConsent}} {
+			if g.allowed == nil {
+				continue
+			}
+			ok, err := g.allowed.holds(a)
+			if err != nil {
+				return refusalPlan(g.allowed.refuse(a, "the condition "+g.reason, err))
+			}
+			if !ok {
+				return &Plan{Ignore: g.reason}, nil
+			}
+		}
+	}
 	for _, c := range r.cases {
 		if c.operation != "" && c.operation != in.Event.Operation {
 			continue
@@ -87,6 +125,17 @@ func (r *Route) Plan(in *Input) (*Plan, error) {
 			if !holds {
 				continue
 			}
+		}
+		if c.ids != nil || c.fields != nil {
+			p := *c.plan
+			p.Leaves = &Result{}
+			if err := leave(&p.Leaves.IDs, c.ids, a); err != nil {
+				return refusalPlan(err)
+			}
+			if err := leave(&p.Leaves.Remembered, c.fields, a); err != nil {
+				return refusalPlan(err)
+			}
+			return &p, nil
 		}
 		if len(c.needs) == 0 {
 			return c.plan, nil
@@ -110,6 +159,22 @@ func (r *Route) Plan(in *Input) (*Plan, error) {
 	return nil, fmt.Errorf("plan of route %s: no case for operation %q", r.Name, in.Event.Operation)
 }
 
+// leave evaluates what an event leaves to remember; what has no value is to be forgotten.
+func leave(to *map[string]string, what []remembered, a *activation) error {
+	for _, m := range what {
+		v, err := m.value.eval(a)
+		if err != nil {
+			return m.value.refuse(a, "what is remembered as "+m.name, err)
+		}
+		t, _ := asText(v)
+		if *to == nil {
+			*to = make(map[string]string, len(what))
+		}
+		(*to)[m.name] = t
+	}
+	return nil
+}
+
 func refusalPlan(err error) (*Plan, error) {
 	if r, ok := errors.AsType[*Refusal](err); ok {
 		return &Plan{Refuse: r}, nil
@@ -126,6 +191,54 @@ func (p *Plan) Generation(i int, current uint32) uint32 {
 		}
 	}
 	return current
+}
+
+// Skip reports whether the step is not needed, by its own condition on the event and on what the steps before it have
+// left. The errors are those of [Step.Build].
+func (s *Step) Skip(in *Input) (bool, error) {
+	if s.when == nil {
+		return false, nil
+	}
+	a := getActivation(in, s.route.vars, nil)
+	defer putActivation(a)
+	ok, err := s.when.holds(a)
+	if err != nil {
+		return false, s.wrap(s.when.refuse(a, "the condition of step "+s.Name, err))
+	}
+	return !ok, nil
+}
+
+// standIn is an id that means nothing, for requests that are built and not sent.
+const standIn = "unresolved"
+
+// StandIn is the input of step i before the steps in front of it are done: what they will leave has stand-ins, so that
+// the request can be built to see whether it fits. It is in itself if nothing is open.
+func StandIn(steps []*Step, i int, in *Input) *Input {
+	out := in
+	open := func(to *map[string]string, from []remembered) {
+		for _, m := range from {
+			if (*to)[m.name] != "" {
+				continue
+			}
+			c := make(map[string]string, len(*to)+1)
+			maps.Copy(c, *to)
+			c[m.name] = standIn
+			*to = c
+		}
+	}
+	for _, s := range steps[:i] {
+		if len(s.ids)+len(s.found)+len(s.fields) == 0 {
+			continue
+		}
+		if out == in {
+			c := *in
+			out = &c
+		}
+		open(&out.IDs, s.ids)
+		open(&out.IDs, s.found)
+		open(&out.Remembered, s.fields)
+	}
+	return out
 }
 
 // notTheEvent is err, or what is behind it, where the event cannot be to blame: a reference that was not
@@ -197,7 +310,8 @@ func (s *Step) Build(in *Input, generation uint32) (*Request, error) {
 		}
 		buf.reference = req.Reference
 	}
-	if err := s.writePath(req, a); err != nil {
+	err := s.writePath(req, a)
+	if err != nil {
 		return nil, s.wrap(err)
 	}
 
@@ -216,6 +330,11 @@ func (s *Step) Build(in *Input, generation uint32) (*Request, error) {
 		buf.b = append(buf.b, '}')
 		req.Body = slices.Clone(buf.b[head:])
 	}
+	if op.decl.form {
+		if req.Body, err = formOf(req.Body); err != nil {
+			return nil, s.wrap(err)
+		}
+	}
 	hashed := buf.b
 	if buf.skipTo > buf.skipFrom {
 		hashed = append(hashed[:buf.skipFrom], hashed[buf.skipTo:]...)
@@ -229,6 +348,15 @@ func (s *Step) Build(in *Input, generation uint32) (*Request, error) {
 	}
 	if op.decl.keyIn == "header" {
 		req.Header[op.decl.keyName] = []string{req.IdempotencyKey}
+	}
+	for _, h := range s.headers {
+		v, err := h.value.eval(a)
+		if err != nil {
+			return nil, s.wrap(h.value.refuse(a, "the header "+h.name, err))
+		}
+		if t, _ := v.(string); t != "" && !strings.ContainsFunc(t, unicode.IsControl) {
+			req.Header[h.name] = []string{t}
+		}
 	}
 	return req, nil
 }
@@ -302,7 +430,7 @@ func (s *Step) writePath(req *Request, a *activation) error {
 // a value of the answer.
 func (s *Step) Result(in *Input, ans *Answer) (*Result, error) {
 	res := &Result{}
-	if len(s.ids) == 0 && len(s.fields) == 0 && s.vendorID == nil {
+	if len(s.ids) == 0 && len(s.found) == 0 && len(s.fields) == 0 && s.vendorID == nil {
 		return res, nil
 	}
 	a := getActivation(in, s.route.vars, &parsedAnswer{answer: ans})
@@ -324,6 +452,20 @@ func (s *Step) Result(in *Input, ans *Answer) (*Result, error) {
 		if len(s.ids) == 1 {
 			res.VendorID = id
 		}
+	}
+	for _, m := range s.found {
+		v, err := m.value.eval(a)
+		if our := notTheEvent(err); our != nil {
+			return nil, fmt.Errorf("read the answer of step %s of route %s: %w", s.Name, s.route.Name, our)
+		}
+		if res.IDs == nil {
+			res.IDs = make(map[string]string, len(s.found))
+		}
+		id, _ := asText(v)
+		if err != nil {
+			id = ""
+		}
+		res.IDs[m.name] = id
 	}
 	for _, m := range s.fields {
 		v, err := m.value.eval(a)

@@ -3,6 +3,7 @@ package profile
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 type compiledRule struct {
 	status    []statuses
 	when      *program
+	wait      *program
 	judgement Judgement
 }
 
@@ -19,7 +21,11 @@ type compiledRule struct {
 func (r *reader) rules(s *scope, in []rule) []compiledRule {
 	out := make([]compiledRule, 0, len(in))
 	for _, u := range in {
-		c := compiledRule{status: u.status, judgement: Judgement{Verdict: u.verdict, Reason: u.reason, Guidance: u.guidance, NoEffect: u.noEffect}}
+		c := compiledRule{status: u.status, judgement: Judgement{Verdict: u.verdict, Reason: u.reason, Guidance: u.guidance, NoEffect: u.noEffect, Then: u.then, Lowers: u.lowers}}
+		if u.wait != nil {
+			c.wait = r.compile(s, *u.wait)
+			r.wants(c.wait, "wait", "a wait, in seconds,")
+		}
 		if u.when != nil {
 			c.when = r.compile(s, *u.when)
 			r.wants(c.when, "condition", "a condition")
@@ -35,7 +41,7 @@ func (o *Operation) Judge(ans *Answer) Judgement {
 	j := o.judge(ans)
 	switch j.Verdict {
 	case Throttle, Retry:
-		j.Wait = o.wait(ans, j.Verdict)
+		j.Wait = max(j.Wait, o.wait(ans, j.Verdict))
 	}
 	return j
 }
@@ -56,9 +62,34 @@ func (o *Operation) judge(ans *Answer) Judgement {
 				continue
 			}
 		}
-		return u.judgement
+		j := u.judgement
+		if u.wait != nil {
+			if a == nil {
+				a = getActivation(nil, nil, &parsedAnswer{answer: ans})
+				defer putActivation(a)
+			}
+			j.Wait = o.bodyWait(u.wait, a, ans)
+		}
+		return j
 	}
 	return defaultJudgement(ans.Status)
+}
+
+// bodyWait is the wait that a body asks for: a number of seconds, or a text as in Retry-After.
+func (o *Operation) bodyWait(p *program, a *activation, ans *Answer) time.Duration {
+	v, err := p.eval(a)
+	if err != nil {
+		return 0
+	}
+	text, ok := v.(string)
+	if !ok {
+		text = fmt.Sprint(v)
+	}
+	until, ok := moment(text, ans)
+	if !ok {
+		return 0
+	}
+	return clampWait(until.Sub(ans.At), o.waitMax())
 }
 
 // defaultJudgement is what HTTP itself says (RFC 9110, RFC 6585): the end of every verdict table. Only answers that
@@ -149,12 +180,18 @@ func (p *parsedAnswer) headers() map[string]string {
 	return p.header
 }
 
-// wait is what the vendor asks for: Retry-After, else, for a throttled request, the reset of its quota.
-func (o *Operation) wait(ans *Answer, v Verdict) time.Duration {
+// waitMax is the longest wait that a vendor may ask for.
+func (o *Operation) waitMax() time.Duration {
 	longest := waitMax
 	for _, l := range o.Limits {
 		longest = max(longest, l.Window+waitSlack)
 	}
+	return longest
+}
+
+// wait is what the vendor asks for: Retry-After, else, for a throttled request, the reset of its quota.
+func (o *Operation) wait(ans *Answer, v Verdict) time.Duration {
+	longest := o.waitMax()
 	if at, ok := moment(ans.Header.Get("Retry-After"), ans); ok {
 		return clampWait(at.Sub(ans.At), longest)
 	}
