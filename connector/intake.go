@@ -89,13 +89,18 @@ func (c *Connector) admitBatch(p *partition, rs []*kafka.Record) bool {
 		return false
 	}
 	as := make([]arrival, 0, len(rs))
+	give := func() bool {
+		ok := c.admitAll(p, as)
+		as = nil // they are the lanes' now
+		return ok
+	}
 	for _, r := range rs {
 		a := arrival{rec: r, bytes: len(r.Key) + len(r.Value)}
 		if r.Control || skipped(p.skips, r.Offset) {
 			as = append(as, a)
 			continue
 		}
-		if !c.decode(p, &a) {
+		if !c.decode(p, &a, give) {
 			return false
 		}
 		entity := c.cfg.Topics[r.Topic]
@@ -119,6 +124,11 @@ func (c *Connector) admitBatch(p *partition, rs []*kafka.Record) bool {
 		}
 		as = append(as, a)
 	}
+	return give()
+}
+
+// admitAll hands records to the loop. It reports false when the assignment has ended.
+func (c *Connector) admitAll(p *partition, as []arrival) bool {
 	if !c.loadStates(p, as) {
 		return false
 	}
@@ -178,9 +188,9 @@ func skipped(skips []checkpoint.Skip, offset int64) bool {
 }
 
 // decode fills in what a record says. A schema that is newer than this build, or a registry that is away, holds
-// the partition until it can be read: good events are never dead-lettered. It reports false when the assignment
-// ended meanwhile.
-func (c *Connector) decode(p *partition, a *arrival) bool {
+// the partition until it can be read: good events are never dead-lettered. Before it waits, give hands over the records
+// before this one, which have nothing to wait for. It reports false when the assignment ended meanwhile.
+func (c *Connector) decode(p *partition, a *arrival, give func() bool) bool {
 	b := deliver.NewBackoff(250 * time.Millisecond)
 	waited := false
 	defer func() {
@@ -206,6 +216,9 @@ func (c *Connector) decode(p *partition, a *arrival) bool {
 			return true
 		}
 		if p.ctx.Err() != nil {
+			return false
+		}
+		if !waited && !give() {
 			return false
 		}
 		wait := min(b.Next(), retryMax)

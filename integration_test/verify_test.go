@@ -23,6 +23,7 @@ type history struct {
 	Vendor    string // name of the profile and of the sandbox
 	// Topics maps entities to topics where they are not canonical.<entity>.
 	Topics map[string]string
+	Config string // further lines of the config
 	// Sandbox is asked for its effects; nil: nothing is said about effects.
 	Sandbox *harness.Sandbox
 	// Complete: every record up to the end must have its outcomes.
@@ -46,7 +47,7 @@ func verifyHistory(t testing.TB, v history) *verify.Report {
 		topics = append(topics, fmt.Sprintf("%s: %q", e, v.Topics[e]))
 	}
 	text := fmt.Sprintf("kafka: {brokers: [%s]}\ncheckpoint: {store: %q}\nconnectors: {%s: {profile: %s, topics: {%s}, secrets: {api_key: %q}}}\n",
-		v.Cluster.Addr, "sqlite:"+v.Store, v.Connector, v.Vendor, strings.Join(topics, ", "), "${env:NO_KEY}") // no request is made
+		v.Cluster.Addr, "sqlite:"+v.Store, v.Connector, v.Vendor, strings.Join(topics, ", "), "${env:NO_KEY}") + v.Config // no request is made
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
