@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
@@ -331,7 +332,11 @@ func (k *checker) credential(ctx context.Context, name string, conn *config.Conn
 	case refused:
 		k.fail(exitYours, check, "is it of this environment ("+conn.Environment+"), and not revoked?", "%s", err)
 	case err != nil:
-		k.fail(exitEnv, check, "is base_url right, and can this machine reach it?", "%s", err)
+		hint := "is base_url right, and can this machine reach it?"
+		if _, unknown := errors.AsType[*tls.CertificateVerificationError](err); unknown {
+			hint = "set connectors." + name + ".tls.ca to the authority of that certificate, or use the name that is in it"
+		}
+		k.fail(exitEnv, check, hint, "%s", err)
 	case result == profile.CheckGood:
 		k.ok(check, "%s accepts it", p.BaseURL)
 	case result == profile.CheckBad:

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/weirsync/weir/connector/config"
@@ -31,7 +33,7 @@ func (a *app) kafkaConfig(k config.Kafka) (kafka.Config, error) {
 	if k.TLS.CA != "" {
 		pem, err := a.readFile(k.TLS.CA)
 		if err != nil {
-			return c, yours("kafka.tls.ca", err, "")
+			return c, yours("kafka.tls.ca", err, pemHint)
 		}
 		c.TLS.RootCAs = x509.NewCertPool()
 		if !c.TLS.RootCAs.AppendCertsFromPEM(pem) {
@@ -41,11 +43,11 @@ func (a *app) kafkaConfig(k config.Kafka) (kafka.Config, error) {
 	if k.TLS.Cert != "" {
 		cert, err := a.readFile(k.TLS.Cert)
 		if err != nil {
-			return c, yours("kafka.tls.cert", err, "")
+			return c, yours("kafka.tls.cert", err, pemHint)
 		}
 		key, err := a.readFile(k.TLS.Key)
 		if err != nil {
-			return c, yours("kafka.tls.key", err, "")
+			return c, yours("kafka.tls.key", err, pemHint)
 		}
 		pair, err := tls.X509KeyPair(cert, key)
 		if err != nil {
@@ -54,6 +56,30 @@ func (a *app) kafkaConfig(k config.Kafka) (kafka.Config, error) {
 		c.TLS.Certificates = []tls.Certificate{pair}
 	}
 	return c, nil
+}
+
+const pemHint = "give the path of a PEM file; a relative one is relative to the config's folder"
+
+// kafkaHint is what to look at when Kafka does not answer.
+func kafkaHint(err error, k config.Kafka) string {
+	_, notTLS := errors.AsType[tls.RecordHeaderError](err)
+	slow, late := errors.AsType[net.Error](err)
+	_, unknown := errors.AsType[*tls.CertificateVerificationError](err)
+	switch {
+	case notTLS:
+		return "kafka.tls is set, and that port does not speak TLS: use the broker's TLS port, or remove kafka.tls"
+	case unknown:
+		return "the broker's certificate is not trusted: set kafka.tls.ca to its authority, or use the name that is in the certificate"
+	case errors.Is(err, io.EOF) && k.SASL != nil:
+		return "the broker closed the connection: is kafka.sasl right (mechanism, user, password), and does that port want TLS?"
+	case errors.Is(err, io.EOF):
+		return "the broker closed the connection: that port may want kafka.tls or kafka.sasl"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "nothing listens there: is Kafka running, and is kafka.brokers right?"
+	case errors.Is(err, context.DeadlineExceeded) || late && slow.Timeout():
+		return "no answer in time: is kafka.brokers right, does a firewall drop the packets, does that port want TLS or none?"
+	}
+	return "is it running, are kafka.brokers, kafka.tls and kafka.sasl right? see weir check"
 }
 
 func (a *app) readFile(path string) ([]byte, error) {
@@ -77,7 +103,7 @@ func (a *app) connect(ctx context.Context, k config.Kafka) (*kafka.Admin, error)
 	}
 	if err := ping(ctx, admin); err != nil {
 		admin.Close()
-		return nil, environment("connect to Kafka", err, "is it running, are brokers, tls and sasl right? see weir check")
+		return nil, environment("connect to Kafka", err, kafkaHint(err, k))
 	}
 	return admin, nil
 }

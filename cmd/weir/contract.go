@@ -38,6 +38,9 @@ func (a *app) loadContract(cfg *config.Config) (*contract, error) {
 	if cfg != nil && cfg.Schema.Dir != "" {
 		dir := a.Dir(cfg.Schema.Dir)
 		if _, err := fs.ReadDir(dir, "."); err != nil {
+			if pe, ok := errors.AsType[*fs.PathError](err); ok {
+				err = pe.Err // its path is relative to the folder
+			}
 			return nil, yours("schema.dir "+cfg.Schema.Dir, err, "give a folder with .avsc files, or remove schema.dir")
 		}
 		files = append(files, dir)

@@ -7,6 +7,9 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/weirsync/weir/connector/config"
 )
 
 // run executes one invocation and returns its exit code.
@@ -55,7 +58,7 @@ or registry not reachable or not permitted. Precedence of settings: flag, enviro
 	fs.StringVar(&a.logLevel, "log-level", "info", "debug, info, warn or error")
 	fs.StringVar(&a.logFormat, "log-format", "json", "json or text")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError("command line", err.Error(), "see "+cmd.CommandPath()+" --help")
+		return flagError(cmd, err)
 	})
 	return group(root,
 		newDemoCommand(a),
@@ -74,6 +77,27 @@ or registry not reachable or not permitted. Precedence of settings: flag, enviro
 		newVersionCommand(a),
 		newDocsCommand(a),
 	)
+}
+
+// flagError says what is wrong with a flag in the words of its user.
+func flagError(cmd *cobra.Command, err error) error {
+	why, hint := err.Error(), "see "+cmd.CommandPath()+" --help"
+	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		want := map[string]string{"int": "a whole number", "int64": "a whole number", "int32": "a whole number", "uint64": "a whole number", "uint16": "a whole number",
+			"float64": "a number", "bool": "true or false", "duration": "a duration such as 30s"}[e.GetFlag().Value.Type()]
+		if want == "" {
+			want = "a value that it takes: " + e.Unwrap().Error()
+		}
+		return usageError("--"+e.GetFlag().Name, fmt.Sprintf("%q is not %s", e.GetValue(), want), hint)
+	}
+	if e, ok := errors.AsType[*pflag.NotExistError](err); ok {
+		var names []string
+		cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+		if near := config.Nearest(e.GetSpecifiedName(), names); near != "" {
+			hint = "did you mean --" + near + "?"
+		}
+	}
+	return usageError("command line", why, hint)
 }
 
 // group is a command that only holds others.

@@ -17,7 +17,7 @@ func (a *app) openStore(ctx context.Context, cfg *config.Config, role sqlite.Rol
 	if err == nil {
 		return s, nil
 	}
-	what, hint := "open store "+cfg.Checkpoint.Store, ""
+	what, hint := "checkpoint.store "+cfg.Checkpoint.Store, ""
 	switch {
 	case errors.Is(err, checkpoint.ErrNotFound):
 		hint = "weir run creates it; or is --config the right one?"
@@ -26,7 +26,7 @@ func (a *app) openStore(ctx context.Context, cfg *config.Config, role sqlite.Rol
 	case errors.Is(err, checkpoint.ErrVersion):
 		hint = "use the build that wrote it, or a newer one"
 	case errors.Is(err, checkpoint.ErrCorrupt):
-		hint = "restore a backup; weir then sees that it is older than Kafka's commits and says what to do"
+		hint = "is it the right file? if so, restore a backup; weir then sees that it is older than Kafka's commits and says what to do"
 	default:
 		hint = "its folder must exist, and this user must be able to read and write it"
 	}

@@ -43,7 +43,11 @@ func (b *binder) bind(data []byte, c *Config) {
 	f, err := parser.ParseBytes(data, 0)
 	if err != nil {
 		b.fatal = true
-		b.problems = append(b.problems, b.syntax(err))
+		p := b.syntax(err)
+		if line := lineOf(data, p.Line); strings.Contains(line[:len(line)-len(strings.TrimLeft(line, " \t"))], "\t") {
+			p.What, p.Hint = "a tab indents this line, and YAML allows spaces alone", "use two spaces for each level"
+		}
+		b.problems = append(b.problems, p)
 		return
 	}
 	var body ast.Node
@@ -93,6 +97,15 @@ func (b *binder) syntax(err error) Problem {
 		}
 	}
 	return p
+}
+
+// lineOf is one line of a file, from 1; "" if there is none.
+func lineOf(data []byte, n int) string {
+	lines := strings.SplitN(string(data), "\n", n+1)
+	if n < 1 || n > len(lines) {
+		return ""
+	}
+	return lines[n-1]
 }
 
 // keyShown is what a key must look like to be repeated in a message.
@@ -245,7 +258,7 @@ func (b *binder) structure(n ast.Node, path string, v reflect.Value, depth int) 
 				names = append(names, f.key)
 			}
 			hint := "known here: " + strings.Join(names, ", ")
-			if near := nearest(key, names); near != "" {
+			if near := Nearest(key, names); near != "" {
 				hint = "did you mean " + near + "?"
 			}
 			where := path
@@ -282,7 +295,7 @@ func (b *binder) mapping(n ast.Node, path string, v reflect.Value, tag reflect.S
 			if keyShown.MatchString(key) {
 				what = quote(key) + " is not " + tag.Get("keydesc")
 			}
-			b.add(kv.Key, path, what, "")
+			b.add(kv.Key, path, what, "rename it")
 			continue
 		}
 		p := join2(path, key)

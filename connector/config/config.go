@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Config is the whole file. Tags: yaml is the key; default what a missing key means; min, max, enum and pattern
@@ -204,6 +205,9 @@ const fileBytesMax = 4 << 20
 func Parse(path string, data []byte, getenv func(string) string) (*Config, error) {
 	b := &binder{file: path, getenv: getenv, dir: filepath.Dir(path), at: map[string]position{}}
 	c := &Config{}
+	if at := invalidUTF8(data); at != nil {
+		return nil, &Error{File: path, Problems: []Problem{{File: path, Line: at.line, Column: at.column, What: "not UTF-8 from here on", Hint: "save the file as UTF-8"}}}
+	}
 	b.bind(data, c)
 	if b.fatal {
 		return nil, &Error{File: path, Problems: b.problems}
@@ -229,7 +233,7 @@ func Parse(path string, data []byte, getenv func(string) string) (*Config, error
 // covers reports whether a problem at path a explains one at path b: the same value, one inside it, or one
 // around it that is missing because of it.
 func covers(a, b string) bool {
-	return a == b || strings.HasPrefix(b, a+".") || strings.HasPrefix(b, a+"[") || strings.HasPrefix(a, b+"[")
+	return a == "" || a == b || strings.HasPrefix(b, a+".") || strings.HasPrefix(b, a+"[") || strings.HasPrefix(a, b+"[")
 }
 
 // resolve makes relative paths relative to the folder of the file.
@@ -449,6 +453,23 @@ func (s Start) String() string {
 
 // MarshalYAML is the form that the file has.
 func (s Start) MarshalYAML() (any, error) { return s.String(), nil }
+
+// invalidUTF8 is the place of the first bytes that are no UTF-8, nil if all are.
+func invalidUTF8(data []byte) *position {
+	at := position{1, 1}
+	for len(data) > 0 {
+		r, n := utf8.DecodeRune(data)
+		if r == utf8.RuneError && n == 1 {
+			return &at
+		}
+		at.column++
+		if r == '\n' {
+			at = position{at.line + 1, 1}
+		}
+		data = data[n:]
+	}
+	return nil
+}
 
 // readBounded reads a file of at most limit bytes.
 func readBounded(path string, limit int64) ([]byte, error) {

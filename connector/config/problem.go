@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // A Problem is one thing wrong with a config. Its text never repeats a secret.
@@ -56,6 +57,12 @@ func (e *Error) Error() string {
 		if pe, ok := errors.AsType[*fs.PathError](why); ok {
 			why = pe.Err // the path is said already
 		}
+		switch {
+		case errors.Is(why, syscall.EISDIR):
+			return name + ": is a folder; give the file in it"
+		case errors.Is(why, errTooLarge):
+			return name + ": " + why.Error() + "; is it the config?"
+		}
 		return name + ": " + why.Error()
 	case len(e.Problems) == 1:
 		return "config " + e.Problems[0].String()
@@ -100,9 +107,9 @@ func join(parts ...string) string {
 
 func element(path string, i int) string { return path + "[" + strconv.Itoa(i) + "]" }
 
-// nearest is the one of the words that is most like s, "" if none is near: at most a third of its letters and
+// Nearest is the one of the words that is most like s, "" if none is near: at most a third of its letters and
 // at most 3 differ.
-func nearest(s string, words []string) string {
+func Nearest(s string, words []string) string {
 	best, bestD := "", min(3, max(1, len(s)/3))+1
 	for _, w := range words {
 		if d := distance(s, w); d < bestD {

@@ -153,11 +153,13 @@ var (
 	_ slog.LogValuer = Secret{}
 )
 
+var errTooLarge = errors.New("larger")
+
 // readAtMost reads all of r, which may hold at most limit bytes.
 func readAtMost(r io.Reader, limit int64) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err == nil && int64(len(data)) > limit {
-		return nil, fmt.Errorf("larger than %s", Size(limit))
+		return nil, fmt.Errorf("%w than %s", errTooLarge, Size(limit))
 	}
 	return data, err
 }

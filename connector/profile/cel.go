@@ -434,6 +434,10 @@ func explain(msg string, s *scope) (why, hint string) {
 		}
 	case strings.HasPrefix(msg, "Syntax error"):
 		hint = "see FORMAT.md for the expression language"
+		msg, _, _ = strings.Cut(msg, " expecting ") // every token that the grammar has
+		if strings.HasSuffix(msg, "'<EOF>'") {
+			msg = "Syntax error: the expression ends too early"
+		}
 	}
 	return msg, hint
 }

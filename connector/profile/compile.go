@@ -400,7 +400,7 @@ func (p *Profile) values(given map[string]string) (map[string]any, error) {
 	}
 	for _, name := range sortedKeys(given) {
 		if !slices.Contains(names, name) {
-			errs = append(errs, fmt.Errorf("profile %s: vars: the profile has no variable %q; %s", p.Name, clip(name), meant(name, names)))
+			errs = append(errs, fmt.Errorf("profile %s: vars: the profile has no variable %q; %s", p.Name, clip(name), cmp.Or(meant(name, names), "it has none: remove it")))
 		}
 	}
 	return out, errors.Join(errs...)
@@ -439,11 +439,7 @@ func (p *Profile) scaledLimits(c *Compiled, o Options, vars map[string]any) erro
 	}
 	for _, name := range sortedKeys(o.Limits) {
 		if !slices.Contains(names, name) {
-			hint := meant(name, names)
-			if hint == "" {
-				hint = "it declares none"
-			}
-			return fmt.Errorf("profile %s: limits: the profile declares no limit %q; %s", p.Name, clip(name), hint)
+			return fmt.Errorf("profile %s: limits: the profile declares no limit %q; %s", p.Name, clip(name), cmp.Or(meant(name, names), "it declares none: remove it"))
 		}
 	}
 	return nil
