@@ -79,7 +79,7 @@ func (s *Set) EncodeVersion(entity string, version int, fields map[string]any) (
 	if version > 0 {
 		sch = s.entities[entity][version-1] // versions have no holes
 	}
-	return sch.confluent(sch.ID, fields)
+	return sch.Encode(sch.ID, fields)
 }
 
 // EncodeWithID is Encode with the id that a registry gave the schema.
@@ -88,11 +88,12 @@ func (s *Set) EncodeWithID(entity string, id ID, fields map[string]any) ([]byte,
 	if err != nil {
 		return nil, err
 	}
-	return sch.confluent(id, fields)
+	return sch.Encode(id, fields)
 }
 
-// confluent encodes with the schema's own version, in Confluent framing.
-func (s *Schema) confluent(id ID, fields map[string]any) ([]byte, error) {
+// con// Encode writes fields in this schema's own version, Confluent-framed with an id, in the forms of Set.Encode. It may be
+// any schema, not only that of an event.
+func (s *Schema) Encode(id ID, fields map[string]any) ([]byte, error) {
 	head := make([]byte, 5, 512)
 	binary.BigEndian.PutUint32(head[1:], uint32(id))
 	return s.encode(head, fields)

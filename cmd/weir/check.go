@@ -135,9 +135,6 @@ func (k *checker) all(ctx context.Context) {
 		return
 	}
 	k.ok("config", "%s is good, %d connectors", cfg.File(), len(cfg.Connectors))
-	if cfg.Webhooks.Listen != "" {
-		k.warn("config", "remove webhooks.listen", "webhooks.listen is set, but this build has no webhook listener")
-	}
 	if cfg.Kafka.SASL != nil && cfg.Kafka.SASL.Mechanism == "PLAIN" && cfg.Kafka.TLS == nil {
 		k.warn("config", "set kafka.tls, or use SCRAM-SHA-512", "the Kafka password goes over the network unencrypted (PLAIN without TLS)")
 	}
@@ -159,6 +156,7 @@ func (k *checker) all(ctx context.Context) {
 			}
 		}
 	}
+	k.webhooks(cfg, compiled)
 	k.kafka(ctx, cfg, compiled)
 	for _, name := range cfg.Names() {
 		if p := compiled[name]; p != nil {
@@ -230,8 +228,12 @@ func (k *checker) profile(c *contract, name string, conn *config.Connector) *pro
 				k.fail(exitYours, check, "put a key of environment "+p.Environment+" there, or correct connectors."+name+".environment", "%s", err)
 			}
 		}
-		if !slices.Contains(p.Secrets, s) && !slices.Contains(p.OptionalSecrets, s) {
-			k.warn(check, "remove it, or correct its name; the profile knows "+strings.Join(append(slices.Clone(p.Secrets), p.OptionalSecrets...), ", "), "the profile uses no secret %s", s)
+		known := slices.Concat(p.Secrets, p.OptionalSecrets)
+		if p.Webhooks != nil {
+			known = append(known, p.Webhooks.Secrets...)
+		}
+		if !slices.Contains(known, s) {
+			k.warn(check, "remove it, or correct its name; the profile knows "+strings.Join(known, ", "), "the profile uses no secret %s", s)
 		}
 	}
 	k.ok(check, "%s with %d routes, mapping %s, base URL %s", conn.Profile, len(p.Routes), p.Version, p.BaseURL)

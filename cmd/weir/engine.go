@@ -115,7 +115,7 @@ func ensureTopics(ctx context.Context, admin *kafka.Admin, r connectorRun, sourc
 	b := deliver.NewBackoff(500 * time.Millisecond)
 	told := false
 	for {
-		made, err := admin.EnsureTopics(ctx, kafka.TopicPlan{Connector: r.Name, Sources: sources})
+		made, err := admin.EnsureTopics(ctx, kafka.TopicPlan{Connector: r.Name, Sources: sources, Facts: r.Facts})
 		if err == nil {
 			sizes := make(map[string]int32, len(made))
 			for _, m := range made {

@@ -40,6 +40,9 @@ type connectorRun struct {
 	// Watch is given the connector when it is made, nil-able.
 	Watch func(watched)
 
+	// Facts: the vendor calls back, so the topic of its facts is made.
+	Facts bool
+
 	LimitScale float64
 	live       *liveRun
 	// What an operator accepted for this start (design section 3).
@@ -69,7 +72,8 @@ that stops does not stop the others.
 A changed config file is taken up while weir runs, within two seconds or on SIGHUP: secrets, limits, window and the
 bounds of sending; other keys are named in the log and wait for a restart. A file with a fault is refused as a whole.
 
-HTTP on ops.listen: /metrics, /healthz (the process is alive), /readyz (store and Kafka answer), /api/v1/status.
+HTTP on ops.listen: /metrics, /healthz (the process is alive), /readyz (store and Kafka answer), /api/v1/status. On
+webhooks.listen, if it is set: POST /webhooks/<connector>, for the calls of vendors.
 
 Some states wait for an operator's word, which holds for one start: --store-lost says that the store was lost and
 what may have been sent is to be treated as suspect; --accept-gap that records that Kafka has deleted are gone;
@@ -141,6 +145,9 @@ func (c *runCmd) plan() (*runPlan, error) {
 			Name: name, Instance: c.Hostname, Config: k, Profile: compiled, Schemas: p.contract.set, Topics: map[string]string{},
 			LimitScale: c.limitScale, live: newLiveRun(k), StoreLost: slices.Contains(c.storeLost, name), AcceptGaps: gaps, AcceptTopics: c.acceptTopics,
 		}
+		if cfg.Webhooks.Listen != "" {
+			r.Facts, _ = calledBack(k, compiled)
+		}
 		for _, route := range compiled.Routes {
 			r.Topics[k.Topic(route.Entity)] = route.Entity
 		}
@@ -178,9 +185,6 @@ func (c *runCmd) run(ctx context.Context) (err error) {
 	if c.limitScale != 1 {
 		log.Warn("declared quotas are scaled: this is for tests against a sandbox with the same scale, not for a real vendor", "limit_scale", c.limitScale)
 	}
-	if p.cfg.Webhooks.Listen != "" {
-		log.Warn("webhooks.listen is set, but this build has no webhook listener; it is ignored", "listen", p.cfg.Webhooks.Listen)
-	}
 	store, err := c.openStore(ctx, p.cfg, sqlite.Runner)
 	if err != nil {
 		return err
@@ -209,6 +213,11 @@ func (c *runCmd) run(ctx context.Context) (err error) {
 		return &failure{exitEnv, "listen on ops.listen " + p.cfg.Ops.Listen, err, "is another weir running? choose another port"}
 	}
 	defer stopOps()
+	stopWebhooks, err := c.startWebhooks(ctx, p, kc, store, registry, log)
+	if err != nil {
+		return err
+	}
+	defer stopWebhooks()
 	if eff, eerr := p.cfg.EffectiveJSON(); eerr == nil {
 		log.Info("config in force", "file", p.cfg.File(), "config", rawJSON(eff))
 	}

@@ -228,6 +228,10 @@ func writeOutcome(b *strings.Builder, o traceOutcome) {
 		b.WriteByte('\n')
 	}
 	for _, t := range o.Attempts {
+		if t.Verdict == checkpoint.VerdictWebhook {
+			fmt.Fprintf(b, "    %s  webhook confirmation: %s\n", stamp(t.At), t.Detail)
+			continue
+		}
 		waited := ""
 		if t.WaitMS > 0 {
 			waited = "after " + span(time.Duration(t.WaitMS)*time.Millisecond) + ", "

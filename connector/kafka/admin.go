@@ -25,10 +25,11 @@ const HeaderBytesMax = 65_536
 // kafkaMessageBytesDefault is Kafka's default max.message.bytes, taken where a source's cannot be read.
 const kafkaMessageBytesDefault = 1_048_588
 
-// GroupName, ParkedTopic and DeadTopic are the names of design section 17.
+// GroupName, ParkedTopic, DeadTopic and FactsTopic are the names of design section 17.
 func GroupName(connector string) string   { return "weir." + connector }
 func ParkedTopic(connector string) string { return "weir." + connector + ".parked" }
 func DeadTopic(connector string) string   { return "weir." + connector + ".dead" }
+func FactsTopic(connector string) string  { return "weir." + connector + ".facts" }
 
 // An Admin creates and checks topics and reads what the cluster says of itself. Safe for concurrent use.
 type Admin struct {
@@ -192,6 +193,8 @@ type TopicPlan struct {
 	Replication int16
 	// MinISR of new topics, min.insync.replicas; 0: the cluster's default.
 	MinISR int
+	// Facts also makes weir.<connector>.facts: what the vendor reports.
+	Facts bool
 }
 
 // An Ensured is what EnsureTopics did to one topic.
@@ -208,10 +211,14 @@ type Ensured struct {
 // EnsureTopics makes weir.<connector>.parked and .dead as design section 7 wants them: as many partitions as the
 // source with the most, so that a copy has its origin's partition number, cleanup.policy=delete, retention.ms=-1,
 // max.message.bytes as the largest source's plus HeaderBytesMax. One that exists gets missing partitions and a too
-// small max.message.bytes raised; its retention is left alone (CheckTopics refuses one that can expire). Safe to call
-// from many processes at once.
+// small max.message.bytes raised; its retention is left alone (CheckTopics refuses one that can expire). If the plan
+// says so it makes .facts too, an ordinary stream: its retention is the cluster's default. Safe to call from many
+// processes at once.
 func (a *Admin) EnsureTopics(ctx context.Context, p TopicPlan) ([]Ensured, error) {
 	names := []string{ParkedTopic(p.Connector), DeadTopic(p.Connector)}
+	if p.Facts {
+		names = append(names, FactsTopic(p.Connector))
+	}
 	for _, n := range names {
 		if err := checkTopicName(n); err != nil {
 			return nil, fmt.Errorf("make topics of connector %s: %w", p.Connector, err)
@@ -247,6 +254,10 @@ func (a *Admin) EnsureTopics(ctx context.Context, p TopicPlan) ([]Ensured, error
 	for _, n := range names {
 		e := Ensured{Topic: n, Partitions: partitions, MessageBytesMax: bytes}
 		if !infos[n].Exists {
+			configs := maps.Clone(configs)
+			if p.Facts && n == FactsTopic(p.Connector) {
+				delete(configs, "retention.ms")
+			}
 			_, err := a.adm.CreateTopic(ctx, partitions, replication, configs, n)
 			if err == nil {
 				e.Created = true

@@ -59,6 +59,7 @@ func Switches() []core.SwitchSpec {
 		{Name: "webhook_time_scale", Default: "1", Check: core.CheckFloat(1), Help: "multiplies the waits between webhook attempts (section 11)"},
 		{Name: "webhook_duplicates", Default: "off", Values: core.OnOff(), Help: "every webhook is sent twice"},
 		{Name: "webhook_reorder", Default: "off", Values: core.OnOff(), Help: "every second webhook is held back by 1 s, scaled"},
+		{Name: "webhook_tamper", Default: "off", Values: core.OnOff(), Help: "the body of every webhook's first attempt is altered after it was signed"},
 		{Name: "webhook_settled", Default: "off", Values: core.OnOff(), Help: "intent.settled after a simulated settlement"},
 	}
 }
@@ -76,7 +77,7 @@ func New(o core.Options) (*core.Sandbox, error) {
 			allow: sw.Prefixes("ip_allowlist"), pageSize: sw.Int("page_size"), completeAfter: sw.Duration("complete_after"),
 			organization: sw["organization"], creates: o.Limit(CreatesPerHour), reads: o.Limit(ReadsPerHour),
 			hookScale: sw.Float("webhook_time_scale"), hookTwice: sw.On("webhook_duplicates"),
-			hookReorder: sw.On("webhook_reorder"), hookSettled: sw.On("webhook_settled"),
+			hookReorder: sw.On("webhook_reorder"), hookSettled: sw.On("webhook_settled"), hookTamper: sw.On("webhook_tamper"),
 		}
 		// Set once and never changed: Parse and rendering read it without the lock.
 		v.account = account{ID: "account_0000000000000000000000", Type: "settlement", Name: "Main settlement account", CreatedAt: "2026-01-01T00:00:00.000Z"}
@@ -127,13 +128,13 @@ const (
 type vendor struct {
 	s *core.Sandbox
 
-	lean, perClass, limits, retryAfter, dedupeBody bool
-	keyTTL, completeAfter                          time.Duration
-	allow                                          []netip.Prefix
-	pageSize, creates, reads                       int
-	organization                                   string
-	hookScale                                      float64
-	hookTwice, hookReorder, hookSettled            bool
+	lean, perClass, limits, retryAfter, dedupeBody  bool
+	keyTTL, completeAfter                           time.Duration
+	allow                                           []netip.Prefix
+	pageSize, creates, reads                        int
+	organization                                    string
+	hookScale                                       float64
+	hookTwice, hookReorder, hookSettled, hookTamper bool
 
 	windows *core.Windows
 	lastMS  int64 // newest created_at given, Unix milliseconds: lists stay sorted if the clock steps back

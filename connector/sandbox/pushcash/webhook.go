@@ -1,12 +1,14 @@
 package pushcash
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -128,7 +130,14 @@ func (v *vendor) notifyIntent(i *intent, eventType string) {
 			d.LimitsUtilization = &utilization{none, used, none, used}
 		}
 	}
-	h := core.Hook{URL: target, Build: func(now time.Time) ([]byte, http.Header) { return signed(eventType, d, secret, now) }}
+	var sent atomic.Bool
+	h := core.Hook{URL: target, Build: func(now time.Time) ([]byte, http.Header) {
+		body, header := signed(eventType, d, secret, now)
+		if v.hookTamper && !sent.Swap(true) {
+			body = bytes.Replace(body, []byte(`"amount":`), []byte(`"amount":9`), 1)
+		}
+		return body, header
+	}}
 	for _, w := range retryWaits() {
 		h.Retries = append(h.Retries, time.Duration(float64(w)*v.hookScale))
 	}
