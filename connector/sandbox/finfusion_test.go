@@ -1024,7 +1024,7 @@ func TestFinfusionWebhookSwitches(t *testing.T) {
 	}
 
 	at, got = receiver(t, nil)
-	o = switches("webhook_time_scale", "0.05", "webhook_url", at, "webhook_reorder", "on")
+	o = switches("webhook_time_scale", "0.5", "webhook_url", at, "webhook_reorder", "on")
 	o.Now = time.Now
 	b = start(t, "finfusion", o)
 	for _, invoice := range []string{"i-1", "i-2"} {
