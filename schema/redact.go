@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Masked stands where personal data was.
@@ -21,6 +22,68 @@ func (s *Set) Redact(entity string, fields map[string]any) map[string]any {
 	}
 	out, _ := redact(sch.Type, fields, false, 0).(map[string]any)
 	return out
+}
+
+// Personal reports whether a dotted path of an entity's newest schema holds personal data: it, something above it or
+// something below it is tagged PII. A path that the schema does not know counts as personal, as does one of an unknown
+// entity; "*" is the whole event.
+func (s *Set) Personal(entity, path string) bool {
+	sch := s.Reader(entity)
+	if sch == nil || path == "*" {
+		return true
+	}
+	t := sch.Type
+	for _, name := range strings.Split(path, ".") {
+		for done := false; !done; {
+			inner, nullable := t.Nullable()
+			switch {
+			case t.Kind == Array:
+				t = t.Items
+			case nullable:
+				t = inner
+			default:
+				done = true
+			}
+		}
+		switch t.Kind {
+		case RecordKind:
+			f := t.Field(name)
+			if f == nil || f.PII() {
+				return true
+			}
+			t = f.Type
+		case Map:
+			t = t.Values
+		default:
+			return true
+		}
+	}
+	return holdsPII(t, 0)
+}
+
+func holdsPII(t *Type, depth int) bool {
+	if depth > recursionMax {
+		return true
+	}
+	switch t.Kind {
+	case RecordKind:
+		for i := range t.Fields {
+			if f := t.Fields[i]; f.PII() || holdsPII(f.Type, depth+1) {
+				return true
+			}
+		}
+	case Map:
+		return holdsPII(t.Values, depth+1)
+	case Array:
+		return holdsPII(t.Items, depth+1)
+	case Union:
+		for _, b := range t.Branches {
+			if holdsPII(b, depth+1) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func redact(t *Type, v any, pii bool, depth int) any {

@@ -69,6 +69,7 @@ or registry not reachable or not permitted. Precedence of settings: flag, enviro
 		newParkedCommand(a),
 		newPublishCommand(a),
 		newVerifyCommand(a),
+		newVendorCommand(a),
 		newSandboxCommand(a),
 		newSchemaCommand(a),
 		newBenchCommand(a),

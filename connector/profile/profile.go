@@ -61,6 +61,7 @@ type Profile struct {
 	routes       []*route
 	verdicts     []rule
 	webhooks     *webhooks
+	tests        []*Test
 }
 
 type environment struct {
@@ -338,6 +339,7 @@ func (r *reader) profile(n node, p *Profile) {
 		},
 		"verdicts": func(n node) { p.verdicts = r.verdicts(n) },
 		"webhooks": func(n node) { p.webhooks = r.webhooks(n) },
+		"tests":    func(n node) { p.tests = r.tests(n) },
 	})
 	if p.auths == nil {
 		p.auths = []auth{{kind: authNone}}
@@ -1088,3 +1090,6 @@ func sortedKeys[V any](m map[string]V) []string {
 	slices.Sort(out)
 	return out
 }
+
+// Text is the profile's file as it was read.
+func (p *Profile) Text() []byte { return slices.Clone(p.text) }
