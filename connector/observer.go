@@ -26,6 +26,10 @@ type Observer interface {
 	Stored(operation string, took time.Duration, err error)
 	// Rebalanced: partitions were given or taken.
 	Rebalanced()
+	// Quota: how much of a limit is used, 0 to 1, every second.
+	Quota(limit string, used float64)
+	// Remaining: how many requests the tightest limit still lets through now, every second; never if there is none.
+	Remaining(n int)
 	// Measured: the state of a partition, every second.
 	Measured(m Measure)
 }
@@ -68,6 +72,12 @@ func (NopObserver) Stored(string, time.Duration, error) {}
 
 // Rebalanced ignores.
 func (NopObserver) Rebalanced() {}
+
+// Quota ignores.
+func (NopObserver) Quota(string, float64) {}
+
+// Remaining ignores.
+func (NopObserver) Remaining(int) {}
 
 // Measured ignores.
 func (NopObserver) Measured(Measure) {}

@@ -67,6 +67,22 @@ func (c *Connector) Ready() error {
 // measure takes the picture that Status shows (loop, every second).
 func (c *Connector) measure() {
 	s := Status{Name: c.cfg.Name, State: StateRunning, Since: c.started, InFlight: c.inFlight, Partitions: []PartitionStatus{}}
+	now := c.now()
+	remaining := -1
+	for name, q := range c.quotas {
+		used, _ := q.Used(now)
+		c.cfg.Observer.Quota(name, used)
+		if room := q.Room(now); remaining < 0 || room < remaining {
+			remaining = room
+		}
+	}
+	if remaining >= 0 {
+		c.cfg.Observer.Remaining(remaining)
+	}
+	for _, g := range c.operations {
+		state, _ := g.Breaker()
+		c.cfg.Observer.Breaker(g.op.Name, state)
+	}
 	for _, p := range c.parts {
 		ps := PartitionStatus{Topic: p.id.Topic, Partition: p.id.Index, Mark: p.mark, End: -1, State: StateRunning}
 		n, _ := p.set.Pending()

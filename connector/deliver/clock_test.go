@@ -45,7 +45,7 @@ func TestClockStep(t *testing.T) {
 			if q.take(at(time.Second)).IsZero() {
 				t.Errorf("%s, clock set by %v: an eleventh request in the hour", l.Name, step)
 			}
-			if q.room(at(time.Second)) != 0 {
+			if q.Room(at(time.Second)) != 0 {
 				t.Errorf("%s, clock set by %v: room for an eleventh request in the hour", l.Name, step)
 			}
 			later := at(window + window/100)

@@ -228,7 +228,7 @@ func (g *Gate) Room(now time.Time) int {
 	}
 	room := 1 << 20
 	for _, q := range g.quotas {
-		room = min(room, q.room(now))
+		room = min(room, q.Room(now))
 	}
 	return room
 }

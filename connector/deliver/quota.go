@@ -225,8 +225,8 @@ func (q *Quota) Used(now time.Time) (ratio float64, closed time.Time) {
 	return float64(q.used+q.inFlight) / float64(max(q.limit, 1)), closed
 }
 
-// room is how many slots are free.
-func (q *Quota) room(now time.Time) int {
+// Room is how many requests may start now.
+func (q *Quota) Room(now time.Time) int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if now.Before(q.closed) {

@@ -34,6 +34,8 @@ type Observer struct {
 	store      *prometheus.HistogramVec
 	storeErrs  *prometheus.CounterVec
 	superseded *prometheus.CounterVec
+	used       *prometheus.GaugeVec
+	remaining  *prometheus.GaugeVec
 }
 
 var _ connector.Observer = (*Observer)(nil)
@@ -70,17 +72,23 @@ func New(r prometheus.Registerer, vendor string, routes map[string][]string) *Ob
 	o.requests = histogram("http_client_request_duration_seconds", "Requests to the vendor.", []float64{.005, .01, .025, .05, .075, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10}, "vendor", "http_response_status_code")
 	o.circuit = gauge("weir_vendor_circuit_state", "1 for the state that an operation's breaker has.", "vendor", "operation", "state")
 	o.deprecated = counter("weir_vendor_deprecations_total", "Answers that say of an operation that it will go.", "vendor", "operation")
+	o.used = gauge("weir_quota_used_ratio", "Part of a declared limit that is used, 0 to 1.", "vendor", "limit")
+	o.remaining = gauge("weir_vendor_rate_limit_remaining", "Requests that may start now, by our own count and what the vendor says; of the tightest limit.", "vendor")
 	o.store = histogram("weir_ledger_operation_duration_seconds", "Store operations.", []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5}, "operation")
 	o.storeErrs = counter("weir_ledger_errors_total", "Store operations that failed.", "operation")
 	o.rebalances = prometheus.NewCounter(prometheus.CounterOpts{Name: "weir_consumer_rebalances_total", Help: "Partitions given or taken."})
 	r.MustRegister(o.rebalances)
 
+	o.storeErrs.WithLabelValues("settle")
 	for topic, names := range routes {
-		o.decode.WithLabelValues(topic, "magic")
+		for _, reason := range []string{"magic", "schema_unknown", "avro", "contract"} {
+			o.decode.WithLabelValues(topic, reason)
+		}
 		for _, route := range names {
 			o.routes[topic] = route
 			o.consumed.WithLabelValues(route, topic)
 			o.superseded.WithLabelValues(route)
+			o.delivered.WithLabelValues(route)
 			for _, out := range checkpoint.Outcomes {
 				o.deliveries.WithLabelValues(route, string(out))
 			}
@@ -154,6 +162,14 @@ func (o *Observer) Stored(operation string, took time.Duration, err error) {
 
 // Rebalanced counts a rebalance.
 func (o *Observer) Rebalanced() { o.rebalances.Inc() }
+
+// Quota shows a limit.
+func (o *Observer) Quota(limit string, used float64) {
+	o.used.WithLabelValues(o.vendor, limit).Set(used)
+}
+
+// Remaining shows how many requests may start now.
+func (o *Observer) Remaining(n int) { o.remaining.WithLabelValues(o.vendor).Set(float64(n)) }
 
 // Measured shows a partition.
 func (o *Observer) Measured(m connector.Measure) {
