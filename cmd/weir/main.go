@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"io"
+	"log"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -11,7 +12,12 @@ import (
 	"time"
 )
 
-func main() { os.Exit(run(context.Background(), processEnv())) }
+func main() {
+	// net/http tells the global logger of bytes that came without a request, and shows them: what a vendor answers may
+	// hold personal data (promise 9). What matters of it is in the attempt.
+	log.SetOutput(io.Discard)
+	os.Exit(run(context.Background(), processEnv()))
+}
 
 // processEnv is the process as the commands see it. Nothing else in this package touches os.
 func processEnv() *Env {

@@ -3,7 +3,9 @@ package sandbox_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -60,6 +62,21 @@ func TestFaults(t *testing.T) {
 				t.Errorf("body of %d bytes", len(a.body))
 			}
 		}},
+		{"truncated", `{"name":"truncated"}`, 201, "create_payment applied 201", func(t *testing.T, a answer) {
+			if !errors.Is(a.err, io.ErrUnexpectedEOF) {
+				t.Errorf("error %v, want one of a body that broke off", a.err)
+			}
+		}},
+		{"wrong_length", `{"name":"wrong_length"}`, 201, "create_payment applied 201", func(t *testing.T, a answer) {
+			if json.Valid([]byte(a.body)) || a.body == "" {
+				t.Errorf("body %s, want half of one", a.body)
+			}
+		}},
+		{"garbage", `{"name":"garbage"}`, 0, "create_payment applied 201", func(t *testing.T, a answer) {
+			if !strings.Contains(a.err.Error(), "malformed HTTP") {
+				t.Errorf("error %v, want one of an answer that is no HTTP", a.err)
+			}
+		}},
 		{"drift", `{"name":"drift","fields":"reference"}`, 201, "create_payment applied 201", func(t *testing.T, a answer) {
 			if a.field(t, "drift_field.added") != true || a.text(t, "reference") != "drift_reference" {
 				t.Errorf("body %s", a.body)
@@ -71,7 +88,8 @@ func TestFaults(t *testing.T) {
 			b.fault(strings.TrimSuffix(c.fault, "}") + `,"count":1,"operation":"create_payment"}`)
 			b.want(b.do("PUT", "/things/a", `{}`), 201) // another operation
 			a := b.do("POST", "/payments", `{"reference":"r"}`)
-			if (a.err == nil) != (c.status != 0) || a.status != c.status {
+			answered := a.err == nil || errors.Is(a.err, io.ErrUnexpectedEOF) // the head has come
+			if answered != (c.status != 0) || a.status != c.status {
 				t.Fatalf("answer %d %v, want %d", a.status, a.err, c.status)
 			}
 			b.wantLast(c.log)
@@ -141,6 +159,46 @@ func TestHangHoldsAnAppliedAnswer(t *testing.T) {
 	b.want(b.do("POST", "/payments", `{"reference":"r-1"}`), 201) // others go on
 	b.fault(`{"name":"hang","on":false}`)
 	b.want(<-done, 201)
+}
+
+// TestBlackHole: a request that is never answered has done nothing, also later, and its connection ends with its client.
+func TestBlackHole(t *testing.T) {
+	b := start(t, "plain", sandbox.Options{})
+	b.fault(`{"name":"black_hole","operation":"create_payment"}`)
+	ctx, leave := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		req, _ := http.NewRequestWithContext(ctx, "POST", b.l.URL+"/payments", strings.NewReader(`{"reference":"r"}`))
+		resp, err := b.client.Do(req)
+		if err == nil {
+			resp.Body.Close()
+		}
+		done <- err
+	}()
+	limit, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := b.s.WaitHolding(limit, 1); err != nil {
+		t.Fatal(err)
+	}
+	b.want(b.do("PUT", "/things/a", `{}`), 201) // others go on
+	leave()
+	if err := <-done; err == nil {
+		t.Error("it was answered")
+	}
+	for b.s.FaultStates()[0].Holding > 0 {
+		select {
+		case <-limit.Done():
+			t.Fatal("held although its client has gone")
+		case <-time.After(time.Millisecond):
+		}
+	}
+	b.fault(`{"name":"black_hole","on":false}`)
+	b.want(b.do("POST", "/payments", `{"reference":"r-2"}`), 201)
+	for _, e := range b.effects(0) {
+		if e.Reference == "r" && (e.Effect != "rejected" || e.Status != 0) {
+			t.Errorf("the request that got no answer: %+v", e)
+		}
+	}
 }
 
 // TestDelayedRequestIsExecutedOnce: a repeat that arrives while the first is under way waits and gets its answer; the

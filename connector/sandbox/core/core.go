@@ -406,7 +406,7 @@ func (s *Sandbox) serve(w http.ResponseWriter, hr *http.Request) {
 		return
 	}
 	if p.refuse != nil {
-		s.refuseFault(w, r, p.refuse)
+		s.refuseFault(w, r, p.refuse, hr.Context().Done())
 		return
 	}
 	s.send(w, r, a, p)
@@ -620,17 +620,26 @@ func (s *Sandbox) refuse(w http.ResponseWriter, r *Request, a Answer) {
 	s.send(w, r, a, plan{})
 }
 
-func (s *Sandbox) refuseFault(w http.ResponseWriter, r *Request, f *activeFault) {
+// unanswered logs a request that did nothing and gets no answer.
+func (s *Sandbox) unanswered(r *Request) {
+	s.mu.Lock()
+	s.logAnswer(r, Answer{Hangup: true, Effect: Rejected})
+	at := s.flushPoint()
+	s.mu.Unlock()
+	s.flush(at)
+}
+
+func (s *Sandbox) refuseFault(w http.ResponseWriter, r *Request, f *activeFault, gone <-chan struct{}) {
 	a := Answer{}
 	switch f.Name {
+	case FaultBlackHole:
+		s.unanswered(r)
+		s.faults.holdClient(f, s.closing, gone)
+		hangUp(w, false)
+		return
 	case FaultOutage:
 		if f.Mode == "close" {
-			a.Hangup = true
-			s.mu.Lock()
-			s.logAnswer(r, Answer{Hangup: true, Effect: Rejected})
-			at := s.flushPoint()
-			s.mu.Unlock()
-			s.flush(at)
+			s.unanswered(r)
 			hangUp(w, true)
 			return
 		}
@@ -693,6 +702,15 @@ func (s *Sandbox) send(w http.ResponseWriter, r *Request, a Answer, p plan) {
 			w.WriteHeader(a.Status)
 			writeHuge(w, body, p.body.Bytes)
 			return
+		case FaultTruncated:
+			sendRaw(w, answerHead(a.Status, len(body)), body[:len(body)/2])
+			return
+		case FaultWrongLength:
+			sendRaw(w, answerHead(a.Status, len(body)/2), body)
+			return
+		case FaultGarbage:
+			sendRaw(w, "\x00\x16 this is no answer\r\n", body)
+			return
 		}
 	}
 	h["Content-Type"] = jsonType
@@ -722,6 +740,20 @@ func writeHuge(w io.Writer, body []byte, n int) {
 		rest = append([]byte(`",`), body[1:]...)
 	}
 	_, _ = w.Write(rest)
+}
+
+func answerHead(status, length int) string {
+	return fmt.Sprintf("HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", status, http.StatusText(status), length)
+}
+
+// sendRaw writes to the connection what net/http would refuse to, and closes it.
+func sendRaw(w http.ResponseWriter, head string, body []byte) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil { // HTTP/2, or no connection at all
+		panic(http.ErrAbortHandler)
+	}
+	defer conn.Close()
+	_, _ = conn.Write(append([]byte(head), body...)) // a client that is gone is not the sandbox's problem
 }
 
 // hangUp closes the connection without an answer, with a reset if the client shall not even see an orderly end.

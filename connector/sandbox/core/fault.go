@@ -28,6 +28,10 @@ const (
 	FaultBadJSON      = "bad_json"     // the answer is cut in half
 	FaultEmptyBody    = "empty_body"   // the answer has no body
 	FaultHugeBody     = "huge_body"    // the answer is padded
+	FaultTruncated    = "truncated"    // the answer ends after half of its body
+	FaultWrongLength  = "wrong_length" // the answer declares half of its body's length
+	FaultGarbage      = "garbage"      // bytes that are no HTTP instead of the answer
+	FaultBlackHole    = "black_hole"   // taken and never answered, nothing is done
 	FaultReject       = "reject"       // 400
 	FaultUnauthorized = "unauthorized" // 401 as for a bad credential
 )
@@ -89,6 +93,10 @@ func faultParams() map[string][]string {
 		FaultBadJSON:      {},
 		FaultEmptyBody:    {},
 		FaultHugeBody:     {"bytes"},
+		FaultTruncated:    {},
+		FaultWrongLength:  {},
+		FaultGarbage:      {},
+		FaultBlackHole:    {},
 		FaultReject:       {"status"},
 		FaultUnauthorized: {},
 	}
@@ -336,11 +344,14 @@ type plan struct {
 	holdBefore, holdAfter *activeFault
 	refuse                *activeFault // before the commit; the others below are then nil
 	ambiguous             *activeFault
-	drift, body           *activeFault // body: bad_json, empty_body or huge_body
+	drift, body           *activeFault // body: one of spoiling
 }
 
 // refusing faults in order of precedence: the first that fires is the answer.
-var refusing = []string{FaultOutage, FaultUnauthorized, FaultThrottle, FaultReject, FaultError, FaultDropBefore}
+var refusing = []string{FaultBlackHole, FaultOutage, FaultUnauthorized, FaultThrottle, FaultReject, FaultError, FaultDropBefore}
+
+// spoiling faults in order of precedence: the effect stays, and of the answer's body one thing is wrong.
+var spoiling = []string{FaultBadJSON, FaultEmptyBody, FaultHugeBody, FaultTruncated, FaultWrongLength, FaultGarbage}
 
 // decide chooses what goes wrong with r.
 func (fs *faults) decide(r *Request) (p plan) {
@@ -378,7 +389,7 @@ func (fs *faults) decide(r *Request) (p plan) {
 	}
 	p.ambiguous = pick(FaultAmbiguous)
 	p.drift = pick(FaultDrift)
-	for _, name := range []string{FaultBadJSON, FaultEmptyBody, FaultHugeBody} {
+	for _, name := range spoiling {
 		if p.body == nil {
 			p.body = pick(name)
 		}
@@ -452,6 +463,11 @@ func (fs *faults) unfire(a *activeFault) {
 
 // hold returns when a releases, its own time is over, or closing is closed (false).
 func (fs *faults) hold(a *activeFault, closing <-chan struct{}) bool {
+	return fs.holdClient(a, closing, nil)
+}
+
+// holdClient is hold that also ends when the client has gone (false).
+func (fs *faults) holdClient(a *activeFault, closing, gone <-chan struct{}) bool {
 	fs.addHolding(a, 1)
 	defer fs.addHolding(a, -1)
 	var timeout <-chan time.Time
@@ -464,6 +480,8 @@ func (fs *faults) hold(a *activeFault, closing <-chan struct{}) bool {
 	case <-a.release:
 	case <-timeout:
 	case <-closing:
+		return false
+	case <-gone:
 		return false
 	}
 	return true
