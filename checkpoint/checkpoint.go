@@ -604,6 +604,9 @@ var (
 	ErrLocked = errors.New("store is in use by another running process")
 	// ErrCorrupt: the store's file is damaged or is no store. Nothing that it says can be trusted.
 	ErrCorrupt = errors.New("store is damaged")
+	// ErrBroken: an I/O error leaves unknown what is on the disk, so the store takes no more writes until it is opened
+	// again, which finds out.
+	ErrBroken = errors.New("store could not make a write durable")
 	// ErrFull: no room for the write. Nothing of it was kept; it may be repeated when there is room.
 	ErrFull = errors.New("no room left for the store")
 	// ErrVersion: the store was written by a build with another schema version.

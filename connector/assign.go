@@ -182,7 +182,7 @@ func (c *Connector) Revoke(ctx context.Context, tps []kafka.TP) {
 	}
 	limit := time.NewTimer(c.cfg.Drain)
 	defer limit.Stop()
-	clean := true
+	clean, late := true, false
 	for _, p := range ps {
 		if c.failedNow() != nil {
 			clean = false
@@ -195,9 +195,11 @@ func (c *Connector) Revoke(ctx context.Context, tps []kafka.TP) {
 		case <-ctx.Done():
 			clean = false
 		case <-limit.C:
-			c.log.Warn("drain limit reached: requests still under way end as suspect", "limit", c.cfg.Drain)
-			limit.Reset(0)
-			clean = false
+			if !late {
+				c.log.Warn("drain limit reached: requests still under way end as suspect", "limit", c.cfg.Drain)
+			}
+			limit.Reset(0) // for the other partitions
+			clean, late = false, true
 		}
 	}
 	mine := make(map[*partition]bool, len(ps))

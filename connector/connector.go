@@ -397,7 +397,7 @@ func (c *Connector) persist(what string, f func() error) error {
 		}
 		c.ifDamaged(what, err)
 		var fenced *checkpoint.FencedError
-		if errors.As(err, &fenced) || errors.Is(err, checkpoint.ErrSettled) || errors.Is(err, checkpoint.ErrNotFound) || errors.Is(err, context.Canceled) || errors.Is(err, checkpoint.ErrCorrupt) || errors.Is(err, errStopped) {
+		if errors.As(err, &fenced) || errors.Is(err, checkpoint.ErrSettled) || errors.Is(err, checkpoint.ErrNotFound) || errors.Is(err, context.Canceled) || damaged(err) || errors.Is(err, errStopped) {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 		if !waits {
@@ -414,10 +414,10 @@ func (c *Connector) persist(what string, f func() error) error {
 	}
 }
 
-// ifDamaged ends the connector if the store is damaged: nothing that it says can be trusted, so nothing may be sent,
-// settled or committed on its word.
+// ifDamaged ends the connector if the store is damaged, or does not know what is on its disk: nothing that it says can be
+// trusted then, so nothing may be sent, settled or committed on its word. What a start finds there, it can.
 func (c *Connector) ifDamaged(what string, err error) {
-	if errors.Is(err, checkpoint.ErrCorrupt) {
+	if damaged(err) {
 		c.do(func() {
 			if c.failed == nil {
 				c.storeBad.enter(err.Error(), c.now()) // for good
@@ -425,6 +425,10 @@ func (c *Connector) ifDamaged(what string, err error) {
 			}
 		})
 	}
+}
+
+func damaged(err error) bool {
+	return errors.Is(err, checkpoint.ErrCorrupt) || errors.Is(err, checkpoint.ErrBroken)
 }
 
 func (c *Connector) done() <-chan struct{} {

@@ -70,26 +70,29 @@ func TestStoreTroubleIsToldOnce(t *testing.T) {
 	})
 }
 
-// A damaged store ends the connector at once, whoever met it, and stays its trouble.
+// A store that is damaged, or does not know what is on its disk, ends the connector at once, whoever met it, and stays
+// its trouble.
 func TestDamageEndsTheConnector(t *testing.T) {
-	var log bytes.Buffer
-	c := bare(t.Context(), &log)
-	for range 3 {
-		if err := c.persist("read the ledger", func() error { return fmt.Errorf("page 7: %w", checkpoint.ErrCorrupt) }); !errors.Is(err, checkpoint.ErrCorrupt) {
-			t.Fatalf("persist: %v", err)
+	for _, damage := range []error{checkpoint.ErrCorrupt, checkpoint.ErrBroken} {
+		var log bytes.Buffer
+		c := bare(t.Context(), &log)
+		for range 3 {
+			if err := c.persist("read the ledger", func() error { return fmt.Errorf("page 7: %w", damage) }); !errors.Is(err, damage) {
+				t.Fatalf("persist: %v", err)
+			}
 		}
-	}
-	for _, f := range c.box.take(nil) {
-		f()
-	}
-	if !errors.Is(context.Cause(c.ctx), checkpoint.ErrCorrupt) || c.failed == nil {
-		t.Errorf("the connector goes on: cause %v, failed %v", context.Cause(c.ctx), c.failed)
-	}
-	if err := c.Ready(); err == nil || !strings.Contains(err.Error(), "damaged") {
-		t.Errorf("ready: %v", err)
-	}
-	if n := strings.Count(log.String(), "\n"); n != 1 {
-		t.Errorf("%d lines, want one:\n%s", n, &log)
+		for _, f := range c.box.take(nil) {
+			f()
+		}
+		if !errors.Is(context.Cause(c.ctx), damage) || c.failed == nil {
+			t.Errorf("the connector goes on: cause %v, failed %v", context.Cause(c.ctx), c.failed)
+		}
+		if err := c.Ready(); err == nil || !strings.Contains(err.Error(), damage.Error()) {
+			t.Errorf("ready: %v", err)
+		}
+		if n := strings.Count(log.String(), "\n"); n != 1 {
+			t.Errorf("%d lines, want one:\n%s", n, &log)
+		}
 	}
 }
 

@@ -974,7 +974,7 @@ func (c *Connector) copyOut(t *task, topic string, v verdict) (kafka.Placed, err
 		if err == nil {
 			return placed[0], nil
 		}
-		if !waits && c.kafkaBad.Load() == nil { // else that is told already
+		if !waits && c.kafkaBad.Load() == nil && c.ctx.Err() == nil { // else it is told already, or the end of the drain
 			waits = true
 			if c.copyBad.enter(fmt.Sprintf("topic %s takes no records: %v", topic, err), c.now()) {
 				c.log.Error("refused records cannot be copied; they wait, and their keys with them", "topic", topic, "origin", c.position(t).Origin(), "err", err)

@@ -17,8 +17,8 @@
 // its callers do not know of; that is why Begin, Raise and Settle may meet their own earlier write.
 //
 // How it fails: a full disk refuses writes with checkpoint.ErrFull until there is room. An I/O error while a
-// transaction is being made durable leaves unknown what is on the disk, so the store refuses all further writes
-// until it is opened again. A damaged file is checkpoint.ErrCorrupt.
+// transaction is being made durable leaves unknown what is on the disk, so the store refuses all further writes with
+// checkpoint.ErrBroken until it is opened again. A damaged file is checkpoint.ErrCorrupt.
 package sqlite
 
 import (
@@ -394,7 +394,7 @@ func (s *Store) explain(doing string, err error) error {
 		if !errors.Is(err, checkpoint.ErrCorrupt) {
 			err = fmt.Errorf("%w: %w", checkpoint.ErrCorrupt, err)
 		}
-		return fmt.Errorf("%s store %s: %w\nTo restore: stop weir; move %[2]s, %[2]s-wal and %[2]s-shm aside and keep them; copy the last backup to %[2]s; start weir run: it rewinds to the backup's marks by itself. Without a backup try `sqlite3 OLD .recover | sqlite3 %[2]s`, else start weir run with --store-lost", doing, s.path, err)
+		return fmt.Errorf("%s store %s: %w\nTo restore: stop weir; move %[2]s, %[2]s-wal and %[2]s-shm aside and keep them; copy the last backup to %[2]s; start weir run: it rewinds to the backup's marks by itself. Without a backup start it with --store-lost NAME. docs/restore.md has the commands", doing, s.path, err)
 	}
 	return fmt.Errorf("%s store %s: %w", doing, s.path, err)
 }

@@ -253,7 +253,7 @@ func (w *writer) transaction(batch []*request, isolated bool) (again bool, err e
 		}
 		_, _ = w.c.exec("ROLLBACK") // SQLite may have rolled back by itself: then this errs and changes nothing
 		if e := w.load(); e != nil {
-			w.broken = fmt.Errorf("read the store again after a rollback: %w", e)
+			w.broken = fmt.Errorf("%w: read it again after a rollback: %w", checkpoint.ErrBroken, e)
 			err = errors.Join(err, w.broken)
 		}
 	}()
@@ -307,7 +307,8 @@ func (w *writer) transaction(batch []*request, isolated bool) (again bool, err e
 	if _, err := w.c.exec("COMMIT"); err != nil {
 		if code(err) == sqlite3lib.SQLITE_IOERR {
 			// The kernel may have dropped the pages that it could not write: a second sync that succeeds proves nothing.
-			w.broken = fmt.Errorf("an earlier transaction could not be made durable, so no more is written until the store is opened again: check the disk, then restart: %w", err)
+			w.broken = fmt.Errorf("%w, and writes no more until it is opened again: check the disk, then start weir again: %w", checkpoint.ErrBroken, err)
+			return false, w.broken
 		}
 		return false, err
 	}

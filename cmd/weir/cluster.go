@@ -108,11 +108,22 @@ func (a *app) connect(ctx context.Context, k config.Kafka) (*kafka.Admin, error)
 	return admin, nil
 }
 
+// ping asks Kafka for a sign of life, within the time of ctx whatever happens: the client finishes a dial that it has
+// begun, and one to a broker that is frozen takes until its own timeout.
 func ping(ctx context.Context, admin *kafka.Admin) error {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
-	_, err := admin.Describe(ctx)
-	return err
+	answer := make(chan error, 1)
+	go func() {
+		_, err := admin.Describe(ctx)
+		answer <- err
+	}()
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("kafka does not answer: %w", ctx.Err())
+	}
 }
 
 // A lagReport is what Kafka says of one connector's partitions.

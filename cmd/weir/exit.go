@@ -80,7 +80,7 @@ func exitCode(err error) int {
 	if _, ok := errors.AsType[*schema.RefusedError](err); ok {
 		return exitYours
 	}
-	for _, of := range []error{checkpoint.ErrLocked, checkpoint.ErrCorrupt, checkpoint.ErrFull} {
+	for _, of := range []error{checkpoint.ErrLocked, checkpoint.ErrCorrupt, checkpoint.ErrBroken, checkpoint.ErrFull} {
 		if errors.Is(err, of) {
 			return exitEnv
 		}

@@ -234,6 +234,7 @@ func TestExitCodes(t *testing.T) {
 		"refused event":       {&schema.RefusedError{}, 2},
 		"locked store":        {fmt.Errorf("x: %w", checkpoint.ErrLocked), 3},
 		"damaged store":       {fmt.Errorf("connector x: %w", checkpoint.ErrCorrupt), 3},
+		"broken store":        {fmt.Errorf("connector x: %w", checkpoint.ErrBroken), 3},
 		"full store":          {fmt.Errorf("x: %w", checkpoint.ErrFull), 3},
 		"environment":         {environment("x", errors.New("y"), ""), 3},
 		"environment, theirs": {environment("x", usageError("y", "z", ""), ""), 2},

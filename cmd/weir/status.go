@@ -97,7 +97,9 @@ Lag is end offset less committed offset. A number that cannot be told is null in
 
 // statusOf connects to Kafka and reads the status of all connectors of the config.
 func (a *app) statusOf(ctx context.Context, cfg *config.Config, store checkpoint.Store) (statusReport, error) {
-	admin, err := a.connect(ctx, cfg.Kafka)
+	pctx, cancel := context.WithTimeout(ctx, statusTimeout) // it is asked for in outages
+	admin, err := a.connect(pctx, cfg.Kafka)
+	cancel()
 	if err == nil {
 		defer admin.Close()
 	}

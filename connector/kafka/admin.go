@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/weirsync/weir/checkpoint"
 )
@@ -77,11 +78,17 @@ type Broker struct {
 func (a *Admin) Describe(ctx context.Context) (Cluster, error) {
 	ctx, cancel := a.timeout(ctx)
 	defer cancel()
-	m, err := a.adm.BrokerMetadata(ctx)
+	// The admin client would answer from its memory, also when Kafka is gone.
+	req := kmsg.NewPtrMetadataRequest()
+	req.Topics = []kmsg.MetadataRequestTopic{} // none; nil would mean all
+	m, err := req.RequestWith(ctx, a.cl)
 	if err != nil {
 		return Cluster{}, fmt.Errorf("describe the cluster at %s: %w", strings.Join(a.cfg.Brokers, ","), err)
 	}
-	c := Cluster{ID: m.Cluster, Controller: m.Controller}
+	c := Cluster{Controller: m.ControllerID}
+	if m.ClusterID != nil {
+		c.ID = *m.ClusterID
+	}
 	for _, b := range m.Brokers {
 		br := Broker{ID: b.NodeID, Addr: fmt.Sprintf("%s:%d", b.Host, b.Port)}
 		if b.Rack != nil {

@@ -133,6 +133,9 @@ func (h *brokerHooks) OnBrokerDisconnect(kgo.BrokerMetadata, net.Conn) { h.kick(
 // checkGap is the least time between two checks: a storm of disconnects is one check.
 const checkGap = 200 * time.Millisecond
 
+// checkTimeout is how long Kafka may say nothing until it counts as away: a broker that has frozen keeps its connections.
+const checkTimeout = 5 * time.Second
+
 // checkLoop checks every Config.CheckInterval, after a kick, and every second while something is wrong.
 func (c *Consumer) checkLoop(ctx context.Context, cl *kgo.Client) {
 	timer := time.NewTimer(c.cfg.CheckInterval)
@@ -160,7 +163,7 @@ func (c *Consumer) checkLoop(ctx context.Context, cl *kgo.Client) {
 
 // checkOnce looks at topic ids and log ranges and reports what has changed.
 func (c *Consumer) checkOnce(ctx context.Context, cl *kgo.Client) {
-	rctx, cancel := context.WithTimeout(ctx, c.cfg.RequestTimeout)
+	rctx, cancel := context.WithTimeout(ctx, min(c.cfg.RequestTimeout, checkTimeout))
 	defer cancel()
 	k := &c.check
 

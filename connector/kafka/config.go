@@ -291,10 +291,12 @@ func (c Config) clientOpts() []kgo.Opt {
 		kgo.RetryBackoffFn(func(n int) time.Duration { return min(100*time.Millisecond<<min(n, 4), time.Second) }),
 		kgo.MetadataMinAge(250 * time.Millisecond),
 	}
-	switch {
-	case c.Dial != nil:
+	if c.Dial != nil {
 		opts = append(opts, kgo.Dialer(c.Dial))
-	case c.TLS != nil:
+	} else {
+		opts = append(opts, kgo.DialTimeout(checkTimeout)) // a request waits for the end of a dial, whatever its own time
+	}
+	if c.TLS != nil {
 		opts = append(opts, kgo.DialTLSConfig(c.TLS.Clone()))
 	}
 	if c.SASL != nil {

@@ -444,6 +444,30 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
+// An admin that has reached Kafka before notices that it is gone: readiness asks with it.
+func TestDescribeAsksAgain(t *testing.T) {
+	t.Parallel()
+	fake, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fake.Close()
+	a, err := NewAdmin(Config{Brokers: fake.ListenAddrs(), RequestTimeout: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	for range 2 {
+		if _, err := a.Describe(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fake.Close()
+	if _, err := a.Describe(t.Context()); KindOf(err) != KindEnvironment {
+		t.Errorf("Describe of a cluster that is gone: %v, kind %d, want the environment", err, KindOf(err))
+	}
+}
+
 func TestGroupLagAndTrim(t *testing.T) {
 	t.Parallel()
 	b := testBroker(t)
