@@ -60,11 +60,21 @@ type boxOptions struct {
 	sandbox    []string // further arguments
 	scale      bool     // quotas 100,000 times as large, at sandbox and weir
 	baseURL    string
+	behind     string           // base_url of something that stands before the sandbox
+	cluster    *harness.Cluster // default: the one that the environment names
+	dir        string           // of config and store, default a temporary one
+	profile    string           // default: the vendor's
+	ops        string           // ops.listen, default a port that nobody knows
+	delivery   string           // connectors.<name>.delivery
+	more       string           // further keys of the connector, in lines
 }
 
 func newBox(t *testing.T, o boxOptions) *box {
 	t.Helper()
-	b := &box{t: t, vendor: o.vendor, topics: map[string]string{}, cluster: harness.Broker(t), weir: harness.NewWeir(t, harness.Build{})}
+	b := &box{t: t, vendor: o.vendor, topics: map[string]string{}, cluster: o.cluster, weir: harness.NewWeir(t, harness.Build{})}
+	if b.cluster == nil {
+		b.cluster = harness.Broker(t)
+	}
 	if b.vendor == "" {
 		b.vendor = "plain"
 	}
@@ -101,16 +111,32 @@ func newBox(t *testing.T, o boxOptions) *box {
 		b.sandbox = harness.StartSandbox(t, b.weir, b.vendor, args...)
 		o.baseURL = b.sandbox.URL
 	}
-	dir := t.TempDir()
+	if o.behind != "" {
+		o.baseURL = o.behind
+	}
+	dir := o.dir
+	if dir == "" {
+		dir = t.TempDir()
+	}
 	b.store, b.config, b.secret = filepath.Join(dir, "weir.db"), filepath.Join(dir, "weir.yaml"), filepath.Join(dir, "secret")
 	b.write(b.secret, boxKey)
+	if o.profile == "" {
+		o.profile = b.vendor
+	}
+	if o.ops == "" {
+		o.ops = "127.0.0.1:0"
+	}
 	var cfg strings.Builder
-	fmt.Fprintf(&cfg, "kafka: {brokers: [%q]}\ncheckpoint: {store: %q}\nops: {listen: \"127.0.0.1:0\"}\nconnectors:\n  %s:\n", strings.Join(b.cluster.Brokers(), `", "`), "sqlite:"+b.store, b.name)
-	fmt.Fprintf(&cfg, "    profile: %s\n    base_url: %s\n    start: earliest\n    secrets: {api_key: \"${file:%s}\"}\n", b.vendor, o.baseURL, b.secret)
+	fmt.Fprintf(&cfg, "kafka: {brokers: [%q]}\ncheckpoint: {store: %q}\nops: {listen: %q}\nconnectors:\n  %s:\n", strings.Join(b.cluster.Brokers(), `", "`), "sqlite:"+b.store, o.ops, b.name)
+	fmt.Fprintf(&cfg, "    profile: %s\n    base_url: %s\n    start: earliest\n    secrets: {api_key: \"${file:%s}\"}\n", o.profile, o.baseURL, b.secret)
 	fmt.Fprintf(&cfg, "    topics: {customer: %q, contract: %q, invoice: %q}\n", b.topics["customer"], b.topics["contract"], b.topics["invoice"])
 	if o.window > 0 {
 		fmt.Fprintf(&cfg, "    window: {records: %d}\n", o.window)
 	}
+	if o.delivery != "" {
+		fmt.Fprintf(&cfg, "    delivery: %s\n", o.delivery)
+	}
+	cfg.WriteString(o.more)
 	b.write(b.config, cfg.String())
 	var err error
 	if b.set, err = schema.Embedded(); err != nil {
@@ -287,6 +313,7 @@ type (
 		Name       string         `json:"name"`
 		State      string         `json:"state"`
 		Reason     string         `json:"reason"`
+		Since      *time.Time     `json:"since"`
 		Lag        *int64         `json:"lag"`
 		Pending    *int64         `json:"pending"`
 		InFlight   *int64         `json:"in_flight"`
