@@ -108,7 +108,10 @@ func (a *app) connect(ctx context.Context, k config.Kafka) (*kafka.Admin, error)
 	return admin, nil
 }
 
-// ping asks Kafka for a sign of life, within the time of ctx whatever happens: the client finishes a dial that it has
+// pingGrace is how long a question may take beyond its time.
+const pingGrace = time.Second
+
+// ping asks Kafka for a sign of life, within the time of ctx and pingGrace whatever happens: the client finishes a dial that it has
 // begun, and one to a broker that is frozen takes until its own timeout.
 func ping(ctx context.Context, admin *kafka.Admin) error {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
@@ -122,6 +125,12 @@ func ping(ctx context.Context, admin *kafka.Admin) error {
 	case err := <-answer:
 		return err
 	case <-ctx.Done():
+	}
+	// The client's own last error says more, if it is about to come.
+	select {
+	case err := <-answer:
+		return err
+	case <-time.After(pingGrace):
 		return fmt.Errorf("kafka does not answer: %w", ctx.Err())
 	}
 }
