@@ -199,7 +199,7 @@ func (c *Connector) exchangeBundle(b *bundle) bundleNext {
 		b.firstSent = c.now()
 	} else if op.KeyRetention > 0 && c.now().Sub(b.firstSent) >= op.KeyRetention {
 		b.gate.Leave(pass, c.now(), deliver.Unused)
-		return c.parkAll(b, ambiguous("its batch is older than the vendor keeps idempotency keys, so a repeat could be a second effect"))
+		return c.allUnresolved(b, "its batch is older than the vendor keeps idempotency keys, so a repeat could be a second effect")
 	}
 	for _, t := range b.items {
 		t.Work.sent = true
@@ -303,7 +303,7 @@ func (c *Connector) judgeBundle(b *bundle, pass *deliver.Pass, ex deliver.Exchan
 		return bundleNext{items: items}
 	case profile.Throttle:
 		if unsafe {
-			return c.parkAll(b, ambiguous("the vendor throttled its batch without saying that it had no effect"))
+			return c.allUnresolved(b, "the vendor throttled its batch without saying that it had no effect")
 		}
 		wait := j.Wait
 		if wait <= 0 {
@@ -313,7 +313,7 @@ func (c *Connector) judgeBundle(b *bundle, pass *deliver.Pass, ex deliver.Exchan
 		return bundleNext{at: now.Add(wait), why: "quota", tried: true}
 	}
 	if unsafe {
-		return c.parkAll(b, ambiguous(fmt.Sprintf("sent in a batch, and the answer (%s) does not say whether it had an effect", answerWords(ex))))
+		return c.allUnresolved(b, fmt.Sprintf("sent in a batch, and the answer (%s) does not say whether it had an effect", answerWords(ex)))
 	}
 	if c.countBundleFailure(b, ex) {
 		return c.parkAll(b, verdict{cause: checkpoint.CauseExhausted, reason: fmt.Sprintf("no answer that settles its batch after %d attempts (last: %s)", b.tries, answerWords(ex)),
@@ -341,7 +341,8 @@ func (c *Connector) judgeItem(b *bundle, i int, t *task, ex deliver.Exchange) ne
 	if j.Verdict == profile.Retry && !j.NoEffect && !b.op.Batch.OwnKeys() {
 		// The vendor does not know the item by a key of its own, so another batch could be a second effect.
 		c.noteAttempt(t, b.step, ex, j, b.place(i))
-		return c.park(t, ambiguous(fmt.Sprintf("its result in a batch (status %d) does not say whether it had an effect", ex.Answer.Status)))
+		n, _ := c.unresolved(t, b.op, fmt.Sprintf("its result in a batch (status %d) does not say whether it had an effect", ex.Answer.Status), nil)
+		return n
 	}
 	var res *profile.Result
 	if j.Verdict == profile.Accept || j.Verdict == profile.AcceptPending || j.Verdict == profile.Duplicate {
@@ -349,7 +350,8 @@ func (c *Connector) judgeItem(b *bundle, i int, t *task, ex deliver.Exchange) ne
 		if res, err = b.step.Result(w.in, ex.Answer); err != nil {
 			// The effect is there, and nobody could address it. Another batch would be a second effect.
 			c.noteAttempt(t, b.step, ex, profile.Judgement{Verdict: profile.Retry, Reason: err.Error()}, b.place(i))
-			return c.park(t, ambiguous("accepted in a batch, and the result lacks what must be remembered"))
+			n, _ := c.unresolved(t, b.op, "accepted in a batch, and the result lacks what must be remembered", nil)
+			return n
 		}
 	}
 	a := c.noteAttempt(t, b.step, ex, j, b.place(i))
@@ -397,6 +399,15 @@ func (c *Connector) parkAll(b *bundle, v verdict) bundleNext {
 		items[i] = c.park(t, v)
 	}
 	return bundleNext{items: items}
+}
+
+// allUnresolved takes up a batch that may have had its effects and must not be repeated: each item for itself.
+func (c *Connector) allUnresolved(b *bundle, why string) bundleNext {
+	items := make([]next, len(b.items))
+	for i, t := range b.items {
+		items[i], _ = c.unresolved(t, b.op, why, nil)
+	}
+	return bundleNext{items: items, tried: b.tries > 0}
 }
 
 // finishBundle takes what the worker of a bundle has to say (loop). All outcomes go into one batch of the store, so
@@ -503,6 +514,9 @@ func (c *Connector) rejoin(t *task, b checkpoint.Begin) (next, bool) {
 	case r == nil || r.answered(w.part.skips):
 		// It was to be tried again, and had no effect: it is not suspect any more.
 		w.suspect = false
+		return next{}, false
+	case op.Class == profile.ClassNone && op.Probe != nil:
+		w.probe(w.part.acquired.Add(op.LateApply))
 		return next{}, false
 	case op.Class == profile.ClassNone:
 		return c.park(t, ambiguous("its batch was begun before a restart, and its answer is lost")), true

@@ -78,7 +78,8 @@ func identities(o *Options, w *row, s checkpoint.Step) []identity {
 			out = append(out, identity{byObject, s.Operation, s.IDs[name]})
 		}
 	}
-	out = append(out, identity{byReference, s.Operation, w.record.ref()})
+	// An item of a batch carries no key of its own, and the reference of a create may be the entity's id alone.
+	out = append(out, identity{byReference, s.Operation, w.record.ref()}, identity{byReference, s.Operation, w.record.key})
 	if s.IdempotencyKey == "" {
 		// An operation that writes an object by the entity's own id (PUT /things/{id}) or by the vendor's.
 		if w.vendorID != "" {
