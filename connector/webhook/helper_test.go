@@ -27,10 +27,16 @@ import (
 	"github.com/weirsync/weir/checkpoint/sqlite"
 	"github.com/weirsync/weir/connector/kafka"
 	"github.com/weirsync/weir/connector/profile"
+	"github.com/weirsync/weir/integration_test/harness"
 	"github.com/weirsync/weir/schema"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(withHarness{m}) }
+
+// withHarness runs the tests with what a real Kafka needs.
+type withHarness struct{ m *testing.M }
+
+func (w withHarness) Run() int { return harness.Main(w.m) }
 
 // now is the fixed clock of most tests: the time of the published test vector of Standard Webhooks.
 var now = time.Unix(1614265330, 0).UTC()
@@ -98,7 +104,7 @@ func hooks(t testing.TB, text string) *profile.Webhooks {
 	t.Helper()
 	var p *profile.Profile
 	var err error
-	if text == "pushcash" {
+	if !strings.Contains(text, "\n") {
 		p, err = profile.Load(text)
 	} else {
 		p, err = profile.Parse("acme.yaml", []byte(text))
