@@ -89,7 +89,7 @@ type Ops struct {
 type Webhooks struct {
 	Listen string `yaml:"listen,omitempty" desc:"host:port for vendors' callbacks, at the path /webhooks/<connector>; none if absent."`
 	// MaxInFlight and BodyMax bound what strangers can make weir hold: their product is memory.
-	MaxInFlight int  `yaml:"max_in_flight,omitempty" live:"true" default:"64" min:"1" max:"10000" desc:"Callbacks that are handled at once; further ones are answered 503 with Retry-After."`
+	MaxInFlight int  `yaml:"max_in_flight,omitempty" default:"64" min:"1" max:"10000" desc:"Callbacks that are handled at once; further ones are answered 503 with Retry-After."`
 	BodyMax     Size `yaml:"body_max,omitempty" default:"256KiB" min:"1KiB" max:"16MiB" desc:"Largest body of a callback; a larger one is answered 413."`
 }
 

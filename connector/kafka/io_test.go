@@ -570,3 +570,41 @@ func certificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
 	pool.AddCert(cert)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
 }
+
+// The topic of facts is made where the vendor calls back, as an ordinary stream: with the cluster's own retention.
+func TestFactsTopic(t *testing.T) {
+	t.Parallel()
+	b := testBroker(t)
+	source := b.topic("canonical.customer", 3)
+	connector := "facts-" + b.id
+	a, err := NewAdmin(b.config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	names := []string{ParkedTopic(connector), DeadTopic(connector), FactsTopic(connector)}
+	if b.fake == nil {
+		defer b.adm.DeleteTopics(b.ctx(), names...)
+	}
+	plan := TopicPlan{Connector: connector, Sources: []string{source}}
+	if es, err := a.EnsureTopics(b.ctx(), plan); err != nil || len(es) != 2 {
+		t.Fatalf("without facts: %+v, %v, want two topics", es, err)
+	}
+	plan.Facts = true
+	if es, err := a.EnsureTopics(b.ctx(), plan); err != nil || len(es) != 3 || es[1].Created || !es[2].Created {
+		t.Fatalf("with facts: %+v, %v, want the third made", es, err)
+	}
+	infos, err := a.Topics(b.ctx(), names...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := infos[names[2]]; f.Partitions != 3 || f.CleanupPolicy != "delete" || f.RetentionMs == -1 {
+		t.Errorf("topic of facts: %+v, want 3 partitions, delete, the cluster's retention", f)
+	}
+	if p := infos[names[0]]; p.RetentionMs != -1 {
+		t.Errorf("parked topic: %+v, want no retention", p)
+	}
+	if es, err := a.EnsureTopics(b.ctx(), plan); err != nil || es[2].Created || es[2].Grown || es[2].Raised {
+		t.Errorf("again: %+v, %v, want nothing done", es, err)
+	}
+}

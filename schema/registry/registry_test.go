@@ -285,3 +285,24 @@ func TestDecoderWithRegistry(t *testing.T) {
 		t.Errorf("registry down: got %v, want a plain error: the record waits", err)
 	}
 }
+
+func TestRegister(t *testing.T) {
+	b := start(t)
+	text := contractText(t)
+	first, err := b.c.Register(t.Context(), contractSubject, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := b.c.Register(t.Context(), contractSubject, text)
+	if err != nil || again != first {
+		t.Errorf("registered again: id %d, %v, want %d", again, err, first)
+	}
+	s, err := b.c.ByID(t.Context(), contractSubject, first)
+	if err != nil || s.Subject != contractSubject {
+		t.Errorf("id %d: %+v, %v", first, s, err)
+	}
+	b.reg.Close()
+	if _, err := b.c.Register(t.Context(), contractSubject, text); err == nil || errors.Is(err, schema.ErrUnknownSchema) {
+		t.Errorf("registry away: %v", err)
+	}
+}
