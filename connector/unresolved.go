@@ -12,7 +12,7 @@ import (
 
 // Verdicts of attempts that were probes.
 const (
-	probeFound   profile.Verdict = "probe_found"   // the effect is there: as good as accepted
+	probeFound   profile.Verdict = "probe_found"   // the object is there, and reads as the lost answer
 	probeAbsent  profile.Verdict = "probe_absent"  // it is not there
 	probeUnclear profile.Verdict = "probe_unclear" // the answer does not tell
 )
@@ -52,17 +52,23 @@ func (c *Connector) probe(t *task, step *profile.Step) (next, bool) {
 		gate.Observe(p.Operation.Usage(ex.Answer), now)
 	}
 	said := j // how the attempt reads
+	var as profile.Judgement
 	var res *profile.Result
 	if j.Verdict == profile.Accept {
 		said.Verdict = probeUnclear
 		if found, known := p.Read(ex.Answer); known && found == nil {
 			said.Verdict = probeAbsent
 		} else if known {
+			// The object is read as the answer that was lost: a failed payment is found too, and it is no success.
 			var err error
-			if res, err = step.Result(w.in, found); err == nil {
-				said.Verdict = probeFound
-			} else {
+			if as = step.Operation.Judge(found); as.Verdict != profile.Accept && as.Verdict != profile.AcceptPending {
+				as.Verdict, res = profile.Reject, nil
+			} else if res, err = step.Result(w.in, found); err != nil {
 				said.Reason = err.Error()
+			}
+			if err == nil {
+				said.Verdict = probeFound
+				said.Reason = as.Reason
 			}
 		}
 	}
@@ -73,9 +79,11 @@ func (c *Connector) probe(t *task, step *profile.Step) (next, bool) {
 	switch {
 	case said.Verdict == probeFound:
 		w.probing = false
-		return c.accepted(t, step, profile.Judgement{Verdict: profile.Accept}, res)
+		return c.act(t, step, gate, ex, as, res, a, health)
 	case said.Verdict == probeAbsent && now.Before(w.probeUntil):
 		return next{kind: nextLate, at: w.probeUntil, why: "late_apply", evidence: &a}, true
+	case said.Verdict == probeAbsent && w.spent:
+		return c.park(t, exhausted(len(w.attempts), "the probe found no effect")), true
 	case said.Verdict == probeAbsent:
 		w.probing, w.firstSent = false, time.Time{}
 		return next{}, false

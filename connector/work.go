@@ -62,6 +62,7 @@ type work struct {
 	checked    bool      // the next step's own condition holds
 	probing    bool      // a read must tell whether the last send of the next step had its effect
 	probeUntil time.Time // until then that send may still be carried out
+	spent      bool      // attempts or time are used up: if the last send had no effect, it is not made again
 	conflicted bool      // the plan went back to its read once
 	blamed     bool      // a request of it blamed the credential
 	blamedAt   uint64    // Connector.successes then
@@ -446,6 +447,11 @@ func keyGone(op *profile.Operation, begun, now time.Time) string {
 	return ""
 }
 
+func exhausted(attempts int, last string) verdict {
+	return verdict{cause: checkpoint.CauseExhausted, reason: fmt.Sprintf("no answer that settles it after %d attempts (last: %s)", attempts, last),
+		guidance: "Other records of this operation go through, so the cause is in this one. Look at its attempts, then release or skip it."}
+}
+
 func ambiguous(reason string) verdict {
 	return verdict{cause: checkpoint.CauseAmbiguous, reason: reason,
 		guidance: "Look at the vendor whether the effect is there (search for the record's reference). If it is, skip this record; if it is not, release it."}
@@ -645,11 +651,11 @@ func (c *Connector) act(t *task, step *profile.Step, gate *gateQueue, ex deliver
 		return next{kind: nextRetry, at: now.Add(deliver.BackoffMax), why: "gone", evidence: &a}, true
 	}
 	if unsafe {
+		w.spent = c.countFailure(t, gate, ex)
 		return c.unresolved(t, op, fmt.Sprintf("sent, and the answer (%s) does not say whether it had an effect", answerWords(ex)), &a)
 	}
 	if c.countFailure(t, gate, ex) {
-		return c.park(t, verdict{cause: checkpoint.CauseExhausted, reason: fmt.Sprintf("no answer that settles it after %d attempts (last: %s)", len(w.attempts), answerWords(ex)),
-			guidance: "Other records of this operation go through, so the cause is in this one. Look at its attempts, then release or skip it."}), true
+		return c.park(t, exhausted(len(w.attempts), answerWords(ex))), true
 	}
 	if at := gate.ProbeAt(); health == deliver.Failing && !at.IsZero() && j.Wait <= 0 {
 		// It waits with the others, behind them: an outage does not lengthen its own waits, and keys take turns to probe.

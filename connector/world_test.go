@@ -268,6 +268,10 @@ func (w *world) verify(complete bool) *verify.Report {
 	for name, op := range w.profile.Operations {
 		o.Classes[name] = verify.Class(op.Class)
 	}
+	_, own := sandbox.Logged(w.vendor)
+	for _, op := range own {
+		o.Classes[op] = verify.ClassVendor
+	}
 	src := &source{w: w}
 	rep, err := verify.Run(w.t.Context(), src, w.store, func(context.Context) ([]verify.Effect, error) { return effects, nil }, o)
 	if err != nil {

@@ -198,7 +198,7 @@ func customer(key string, version int64) event {
 		"billing_address": map[string]any{"line1": "1 Main St", "city": "Springfield", "region": "IL", "postal_code": "62701", "country": "US"},
 		"currency":        "USD", "status": "active",
 		"extensions": map[string]any{"pushcash": map[string]any{"date_of_birth": "1985-12-10", "government_id_type": "passport",
-			"government_id_last4": "1234", "identity_verified": "true"}}})
+			"government_id_last4": "1234", "identity_verified": "true"}, "finfusion": map[string]any{"payment_method_id": "pm_test_ok"}}})
 }
 
 func invoice(key, customer string, version, minor int64) event {

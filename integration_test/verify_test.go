@@ -21,6 +21,7 @@ type history struct {
 	Store     string // file of the SQLite store
 	Connector string
 	Vendor    string // name of the profile and of the sandbox
+	Vars      string // of the connector, YAML
 	// Topics maps entities to topics where they are not canonical.<entity>.
 	Topics map[string]string
 	Config string // further lines of the config
@@ -46,8 +47,8 @@ func verifyHistory(t testing.TB, v history) *verify.Report {
 	for _, e := range slices.Sorted(maps.Keys(v.Topics)) {
 		topics = append(topics, fmt.Sprintf("%s: %q", e, v.Topics[e]))
 	}
-	text := fmt.Sprintf("kafka: {brokers: [%s]}\ncheckpoint: {store: %q}\nconnectors: {%s: {profile: %s, topics: {%s}, secrets: {api_key: %q}}}\n",
-		v.Cluster.Addr, "sqlite:"+v.Store, v.Connector, v.Vendor, strings.Join(topics, ", "), "${env:NO_KEY}") + v.Config // no request is made
+	text := fmt.Sprintf("kafka: {brokers: [%s]}\ncheckpoint: {store: %q}\nconnectors: {%s: {profile: %s, topics: {%s}, vars: {%s}, secrets: {api_key: %q}}}\n",
+		v.Cluster.Addr, "sqlite:"+v.Store, v.Connector, v.Vendor, strings.Join(topics, ", "), v.Vars, "${env:NO_KEY}") + v.Config // no request is made
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

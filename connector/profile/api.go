@@ -107,6 +107,8 @@ type Request struct {
 	IdempotencyKey string
 	// Fingerprint is the SHA-256, in hexadecimal, of the canonical request without its idempotency header.
 	Fingerprint string
+	// Entity is the id of the entity that it is about.
+	Entity string
 	// Reference is the value of the field that names entity and revision at the vendor, "" if there is none.
 	Reference string
 }

@@ -385,6 +385,36 @@ func TestFinFusionKeys(t *testing.T) {
 	}
 }
 
+// TestPushCashDeclines: a 401 with the id of what was declined is final, one without blames the key.
+func TestPushCashDeclines(t *testing.T) {
+	c := compiled(t, "pushcash", map[string]string{"collect": "authorize"})
+	for _, tc := range []struct {
+		op, body string
+		status   int
+		verdict  Verdict
+		reason   string
+	}{
+		{"authorize", `{"id":"intent_1","status":"declined","decline_category":"fraud_risk"}`, 401, Reject, "payment_declined"},
+		{"authorize", `{"error":{"code":"unauthorized"}}`, 401, Halt, "unauthorized"},
+		{"authorize", ``, 401, Halt, "unauthorized"},
+		{"authorize", `{"id":null}`, 401, Halt, "unauthorized"},
+		{"authorize", `{"id":"intent_1","url":"https://x"}`, 202, AcceptPending, ""},
+		{"authorize", `{"id":"intent_1"}`, 200, Accept, ""},
+		{"create_refund", `{"id":"refund_1"}`, 401, Reject, "refund_declined"},
+		{"create_refund", `{}`, 401, Halt, "unauthorized"},
+		{"create_refund", `{"id":"refund_1","status":"declined"}`, 200, Reject, "refund_declined"},
+		{"create_refund", `{"id":"refund_1","status":"approved"}`, 200, Accept, ""},
+		{"create_refund", `{}`, 400, Reject, "refund_refused"},
+	} {
+		if j := c.Operations[tc.op].Judge(&Answer{Status: tc.status, Body: []byte(tc.body), Header: http.Header{}, At: at}); j.Verdict != tc.verdict || j.Reason != tc.reason {
+			t.Errorf("%s %d %s: %s %s, want %s %s", tc.op, tc.status, tc.body, j.Verdict, j.Reason, tc.verdict, tc.reason)
+		}
+	}
+	if op := c.Operations["authorize"]; op.Class != ClassNone || op.Deadline == 0 {
+		t.Errorf("authorize is %+v, want class none with a deadline of its confirmation", op)
+	}
+}
+
 // TestDeprecation reads the headers in which vendors announce an end.
 func TestDeprecation(t *testing.T) {
 	for _, tc := range []struct {
@@ -419,7 +449,7 @@ func TestFormatErrors(t *testing.T) {
 		{`amount: "0.0525"`, `amount: "0.05255555"`, "operations.create_person.price.amount", "at most 6 decimals"},
 		{`amount: "0.0525"`, `amount: 0.05`, "operations.create_person.price.amount", "expected a text"},
 		{"currency: EUR", "currency: Euro", "operations.create_person.price.currency", "no ISO 4217 code"},
-		{"/people?ref={reference}", "/people", "operations.create_person.probe.path", "{reference} is missing"},
+		{"/people?ref={reference}", "/people", "operations.create_person.probe.path", "{reference} or {entity_id} is missing"},
 		{"/people?ref={reference}", "/people?ref={id}", "operations.create_person.probe.path", `no parameter "id"`},
 		{"found: size(body.data) > 0, ", "", "operations.create_person.probe", "the key found is missing"},
 		{"only: {safe: no}", "only: {safe: never}", "operations.create_person.probe", `safe is never "never"`},

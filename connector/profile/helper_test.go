@@ -84,8 +84,9 @@ func tombstone(entity, key string) *schema.Event {
 }
 
 var known = map[string]Ref{
-	"customer": {IDs: map[string]string{"user_id": "user_1", "customer_id": "cust_1"}},
-	"method":   {IDs: map[string]string{"customer_id": "cust_1", "payment_method_id": "pm_test_ok"}},
+	"customer":   {IDs: map[string]string{"user_id": "user_1", "customer_id": "cust_1"}},
+	"credential": {IDs: map[string]string{"user_id": "user_1", "credential_id": "cred_1"}},
+	"method":     {IDs: map[string]string{"customer_id": "cust_1", "payment_method_id": "pm_test_ok"}},
 }
 
 func routeOf(tb testing.TB, c *Compiled, entity string) *Route {

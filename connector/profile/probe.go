@@ -3,7 +3,6 @@ package profile
 import (
 	"fmt"
 	"net/http"
-	"net/url"
 	"strings"
 )
 
@@ -44,14 +43,14 @@ func (r *reader) probe(n node) *probe {
 			}
 			named := 0
 			for _, s := range segments {
-				if s.param == "reference" {
+				if s.param == "reference" || s.param == "entity_id" {
 					named++
 				} else if s.param != "" {
-					r.errorf(n, "{reference} is what the request named its object by", "the path of a probe has no parameter %q", s.param)
+					r.errorf(n, "{reference} is what the request named its object by, {entity_id} the entity's own id", "the path of a probe has no parameter %q", s.param)
 				}
 			}
 			if named == 0 && p.path != "" {
-				r.errorf(n, "for example /payments?external_id={reference}", "the path does not say which object is meant: {reference} is missing")
+				r.errorf(n, "for example /payments?external_id={reference}", "the path does not say which object is meant: {reference} or {entity_id} is missing")
 			}
 		},
 		"found":  func(n node) { p.found, hasFound = r.expr(n), true },
@@ -95,19 +94,21 @@ func (r *reader) compileProbe(o *operation, limits []*Limit, s *scope, common []
 func (p *Probe) Request(r *Request) *Request {
 	var path strings.Builder
 	for i := range p.path {
-		if s := &p.path[i]; s.param == "" {
+		s := &p.path[i]
+		switch s.param {
+		case "":
 			path.WriteString(s.text)
-		} else if s.query {
-			path.WriteString(url.QueryEscape(r.Reference))
-		} else {
-			path.WriteString(url.PathEscape(r.Reference))
+		case "entity_id":
+			path.WriteString(s.escape(r.Entity))
+		default:
+			path.WriteString(s.escape(r.Reference))
 		}
 	}
 	h := make(http.Header, len(p.Operation.headers))
 	for _, v := range p.Operation.headers {
 		h[v.name] = v.value
 	}
-	return &Request{Operation: p.Operation, Step: r.Step, Method: p.Operation.Method, Path: path.String(), Header: h, Reference: r.Reference}
+	return &Request{Operation: p.Operation, Step: r.Step, Method: p.Operation.Method, Path: path.String(), Header: h, Entity: r.Entity, Reference: r.Reference}
 }
 
 // Read reads an accepted answer of the probe. known is false if it does not tell. If the object is there, found is the

@@ -276,7 +276,7 @@ func (s *Step) Build(in *Input, generation uint32) (*Request, error) {
 	op := s.Operation
 	a := getActivation(in, s.route.vars, nil)
 	defer putActivation(a)
-	req := &Request{Operation: op, Step: s.Name, Method: op.Method}
+	req := &Request{Operation: op, Step: s.Name, Method: op.Method, Entity: a.in.Event.Key}
 
 	buf := bodies.Get().(*buffer)
 	defer func() {

@@ -160,6 +160,9 @@ func (g *Generator) customerItem(c *customer, what, expect string) Item {
 		ext[k] = v
 	}
 	m["extensions"] = map[string]any{"pushcash": ext}
+	if g.o.PaymentMethods {
+		m["extensions"] = map[string]any{"pushcash": ext, "finfusion": map[string]any{"payment_method_id": "pm_test_ok"}}
+	}
 	return Item{Entity: "customer", Key: c.id, Event: m, Expect: expect}
 }
 

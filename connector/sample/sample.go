@@ -41,6 +41,9 @@ type Options struct {
 	// OlderShare is the share of events that are written in an older version of their schema, as by publishers that
 	// are not upgraded yet. It does not change what happens: what the older version has no place for is left out.
 	OlderShare float64
+	// PaymentMethods gives each customer a stored test method of FinFusion (vendor sheet finfusion, section 12). Without
+	// one FinFusion's invoices wait for ever.
+	PaymentMethods bool
 	// Start is when the first event happened, zero means 2026-01-01 00:00 UTC. Events follow every few seconds.
 	Start time.Time
 }
