@@ -117,13 +117,20 @@ func until(t *testing.T, what string, holds func() bool) {
 	}
 }
 
-// quiet looks for a while that something stays as it is: what must not happen has no signal.
+// quiet waits until something has stopped to grow, as when the last requests that were under way have ended, and then
+// looks longer than the longest time between two probes that it stays as it is: what must not happen has no signal.
 func quiet(t *testing.T, what string, n func() int) {
 	t.Helper()
-	before := n()
-	for end := time.Now().Add(1500 * time.Millisecond); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		if now := n(); now != before {
-			t.Fatalf("%s: %d, then %d", what, before, now)
+	last, since := n(), time.Now()
+	until(t, what+" come to an end", func() bool {
+		if now := n(); now != last {
+			last, since = now, time.Now()
+		}
+		return time.Since(since) > 500*time.Millisecond
+	})
+	for end := time.Now().Add(2500 * time.Millisecond); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if now := n(); now != last {
+			t.Fatalf("%s: %d, then %d", what, last, now)
 		}
 	}
 }

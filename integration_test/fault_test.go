@@ -41,8 +41,6 @@ type fault struct {
 	reason     string // part of the status' reason
 	ready      int    // of /readyz
 	exit       int    // of weir status
-	// Texts of the log lines at its start and its end.
-	began, over string
 	// late bounds the time from its end to the first effect after it.
 	late time.Duration
 }
