@@ -258,6 +258,9 @@ const takeReleasedAgain = time.Second
 func (c *Connector) bringBack(entries []checkpoint.Parked) {
 	for _, e := range entries {
 		a, err := c.reread(e)
+		if err != nil && c.ctx.Err() != nil {
+			return // stopping: the store keeps them released
+		}
 		if err != nil {
 			c.log.Error("released record cannot be read again; it stays released and is tried again", "origin", fmt.Sprintf("%s/%d", e.Position.Partition, e.Position.Offset), "err", err)
 			c.do(func() { delete(c.releasing, e.Position) })

@@ -54,7 +54,7 @@ func TestDemo(t *testing.T) {
 	if s.Delivered == 0 || s.Superseded+s.Unchanged == 0 || s.Ignored == 0 || s.Parked == 0 || s.DeadLettered == 0 {
 		t.Errorf("the demo shows too little: %+v", s)
 	}
-	for _, want := range []string{"warning: vendor quotas are multiplied by 1000000", "gets SIGKILL", "what it left behind is sound", "weir runs again", "OUTAGE  pushcash",
+	for _, want := range []string{"warning: vendor quotas are multiplied by 1000000", "gets SIGKILL", "CHECK   sound: ", "weir runs again", "OUTAGE  pushcash",
 		"OUTAGE  plain", "429     pushcash", "CLEAN: nothing lost", "ambiguous", "unsupported_country", "framing", " trace ", " parked ls ", " demo --reopen " + dir} {
 		if !strings.Contains(r.Stderr, want) {
 			t.Errorf("stderr does not say %q:\n%s", want, r.Stderr)

@@ -213,7 +213,7 @@ const (
 // open starts everything.
 func (d *demo) open(ctx context.Context) (err error) {
 	d.notef(demoIntro, d.span)
-	d.notef("warning: vendor quotas are multiplied by %s (--limit-scale): Push Cash allows 100 creates an hour", plainNumber(d.limitScale))
+	d.notef("warning: vendor quotas are multiplied by %s (--limit-scale)", plainNumber(d.limitScale))
 	if d.world, err = openDemoWorld(ctx, d.dir, demoPlace{LimitScale: d.limitScale, Seed: d.seed}); err != nil {
 		return err
 	}
@@ -259,7 +259,7 @@ func (d *demo) open(ctx context.Context) (err error) {
 	if d.log, err = d.Create(filepath.Join(d.dir, demoLogFile)); err != nil {
 		return yours("write the demo's folder", err, "")
 	}
-	d.screen.news(colourNone, "a broker and the vendors %s listen; they fail now and then, on purpose:\n%s", strings.Join(demoVendors, " and "), demoFaultsText)
+	d.screen.news(colourNone, "broker and vendors (%s) are up. On purpose %s", strings.Join(demoVendors, ", "), demoFaultsText)
 	return d.start()
 }
 
@@ -286,9 +286,9 @@ func (d *demo) close() error {
 	return errors.Join(errs...)
 }
 
-const demoIntro = `Made-up customers, contracts and invoices go through Kafka to two vendors for %v.
-The vendors fail on purpose, and weir itself is killed now and then. At the end an
-independent checker says whether anything was lost, done twice or out of order.
+const demoIntro = `For %v, made-up customers, contracts and invoices go through Kafka to two
+vendors. The vendors fail on purpose, and weir itself is killed now and then. At
+the end an independent checker says what was lost, done twice or out of order.
 `
 
 // demoFaults go wrong all the time.
@@ -300,7 +300,7 @@ func demoFaults(seed uint64) []sandbox.Fault {
 	}
 }
 
-const demoFaultsText = "2 % of the requests get a 5xx, 1 % lose their answer, 3 % are slow"
+const demoFaultsText = "2 % of all\nrequests get a 5xx, 1 % lose their answer, 3 % are slow"
 
 // start starts the connector process.
 func (d *demo) start() error {
@@ -352,7 +352,7 @@ func (d *demo) outage(v *demoVendor, down time.Duration) error {
 }
 
 func (d *demo) throttle(v *demoVendor) error {
-	d.screen.news(colourBad, "429     %s answers the next %d requests with \"too many requests\", Retry-After: 1", v.name, demoThrottled)
+	d.screen.news(colourBad, "429     %s refuses the next %d requests: too many", v.name, demoThrottled)
 	return v.box.SetFault(sandbox.Fault{Name: "throttle", Count: demoThrottled, RetryAfter: 1})
 }
 
@@ -361,6 +361,10 @@ func (d *demo) crash(ctx context.Context) error {
 	pid := d.child.pid()
 	d.child.kill()
 	d.killed++
+	d.view.process = "weir is down; killed " + times(d.killed) + " so far"
+	for i := range d.view.connectors {
+		d.view.connectors[i].state = "down"
+	}
 	d.screen.news(colourBad, "KILL    the weir process (%d) gets SIGKILL", pid)
 	outcomes, clean := 0, true
 	for i, h := range d.histories {
@@ -378,9 +382,9 @@ func (d *demo) crash(ctx context.Context) error {
 		}
 	}
 	if clean {
-		d.screen.news(colourGood, "CHECK   what it left behind is sound: %s outcomes, none lost, doubled, reordered", thousands(int64(outcomes)))
+		d.screen.news(colourGood, "CHECK   sound: of %s outcomes none is lost, doubled or out of order", thousands(int64(outcomes)))
 	} else {
-		d.screen.news(colourBad, "CHECK   what it left behind is NOT sound; see the verdict")
+		d.screen.news(colourBad, "CHECK   what it left behind is NOT sound: see the verdict")
 	}
 	if ctx.Err() != nil {
 		return nil
@@ -388,7 +392,7 @@ func (d *demo) crash(ctx context.Context) error {
 	if err := d.start(); err != nil {
 		return err
 	}
-	d.screen.news(colourNone, "START   weir runs again (%d); the dead one's partitions come free within %v", d.child.pid(), demoSession)
+	d.screen.news(colourNone, "START   weir runs again (%d) and takes over within %v", d.child.pid(), demoSession)
 	return nil
 }
 
@@ -440,7 +444,7 @@ func (d *demo) deliver(ctx context.Context) (demoEnd, error) {
 				return "", err
 			}
 			published = nil
-			d.screen.news(colourNone, "all %s events are published; what is left is delivered", thousands(d.publisher.count.Load()))
+			d.screen.news(colourNone, "all %s events are published, the rest is delivered", thousands(d.publisher.count.Load()))
 		case <-d.child.done:
 			return "", fmt.Errorf("the connector process ended by itself: %w; see %s", cmp.Or(d.child.err, errors.New("exit code 0")), filepath.Join(d.dir, demoLogFile))
 		case <-tick.C:
@@ -454,7 +458,7 @@ func (d *demo) deliver(ctx context.Context) (demoEnd, error) {
 		if err := d.look(ctx); err != nil {
 			return "", err
 		}
-		d.screen.draw(d.view)
+		d.screen.draw(&d.view)
 		if all && d.left == 0 {
 			return demoDone, nil
 		}
@@ -488,6 +492,12 @@ func (d *demo) look(ctx context.Context) error {
 		for _, l := range lags {
 			c.behind += l.Lag()
 		}
+		// Released records lie below the commit and are on their way again.
+		released, err := d.released(ctx, c.name)
+		if err != nil {
+			return err
+		}
+		c.behind += released
 		left += c.behind
 		c.applied = d.world.vendors[i].box.Counters()["effects."+verify.EffectApplied]
 		c.state = "starting"
@@ -524,6 +534,18 @@ func (d *demo) live(ctx context.Context) map[string][]connectorStatus {
 		})
 	}
 	return live
+}
+
+// released counts a connector's records that were parked and are on their way again.
+func (d *demo) released(ctx context.Context, connector string) (int64, error) {
+	if d.store == nil {
+		return 0, nil
+	}
+	ps, err := d.store.Parked(ctx, checkpoint.ParkedQuery{Connector: connector, States: []checkpoint.ParkedState{checkpoint.ParkedReleased}, Limit: parkedCountMax})
+	if err != nil && ctx.Err() == nil {
+		return 0, environment("count the released records of connector "+connector, err, "")
+	}
+	return int64(len(ps)), nil
 }
 
 func times(n int) string {

@@ -34,7 +34,9 @@ func (p *demoPublisher) run(ctx context.Context) error {
 	}
 	defer producer.Close()
 	broken := p.events / demoBrokenEvery
-	g, err := sample.New(sample.Demo(p.seed, max(p.events-broken, 1)))
+	mix := sample.Demo(p.seed, max(p.events-broken, 1))
+	mix.MagicShare = 0.005 // each 42901 among them closes Push Cash's quota for a second
+	g, err := sample.New(mix)
 	if err != nil {
 		return yours("--events", err, "")
 	}

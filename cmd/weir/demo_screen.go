@@ -14,6 +14,7 @@ type demoScreen struct {
 	drawn   time.Time
 	block   int // lines of the block on the terminal
 	colours bool
+	view    *demoView // last drawn, nil before
 }
 
 const (
@@ -49,8 +50,10 @@ func (s *demoScreen) news(colour, format string, args ...any) {
 		}
 		b.WriteString(head + line + "\n")
 	}
+	if s.view != nil && s.a.IsTerminal {
+		s.addBlock(&b, *s.view)
+	}
 	s.write(b.String())
-	s.drawn = time.Time{} // draw the block again at once
 }
 
 // wipe takes the block off the screen.
@@ -61,7 +64,9 @@ func (s *demoScreen) wipe(b *strings.Builder) {
 	}
 }
 
+// end takes the block away; news still come.
 func (s *demoScreen) end() {
+	s.view = nil
 	var b strings.Builder
 	s.wipe(&b)
 	s.write(b.String())
@@ -92,8 +97,8 @@ type demoConnector struct {
 	behind  int64 // records that are published and have no outcome yet
 }
 
-// draw shows the view, if it is time.
-func (s *demoScreen) draw(v demoView) {
+// draw shows the view, if it is time; the screen keeps it, to show it again below news.
+func (s *demoScreen) draw(v *demoView) {
 	now := s.a.Now()
 	every := demoLineEvery
 	if s.a.IsTerminal {
@@ -109,12 +114,17 @@ func (s *demoScreen) draw(v demoView) {
 	}
 	var b strings.Builder
 	s.wipe(&b)
-	lines := v.lines(now.Sub(s.start))
+	s.addBlock(&b, *v)
+	s.view = v
+	s.write(b.String())
+}
+
+func (s *demoScreen) addBlock(b *strings.Builder, v demoView) {
+	lines := v.lines(s.a.Now().Sub(s.start))
 	for _, l := range lines {
 		b.WriteString(fit(l) + "\n")
 	}
 	s.block = len(lines)
-	s.write(b.String())
 }
 
 // fit cuts a line to the width.

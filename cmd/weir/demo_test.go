@@ -65,12 +65,13 @@ func TestDemoScreen(t *testing.T) {
 		for range 3 {
 			now = now.Add(5 * time.Second)
 			v.published += 2000
-			s.draw(v)
-			s.draw(v) // too early: nothing
+			s.draw(&v)
+			s.draw(&v) // too early: nothing
 		}
 		s.news(colourGood, "CHECK   sound\nin two lines")
 		v.published = 12_000
-		s.draw(v)
+		now = now.Add(5 * time.Second)
+		s.draw(&v)
 		s.end()
 		golden(t, name, out.String())
 		for line := range strings.Lines(out.String()) {

@@ -33,6 +33,9 @@ func (d *demo) verdict(ctx context.Context, ended demoEnd) error {
 		clean = clean && r.Clean()
 		addReport(&sum, r)
 	}
+	for _, m := range d.midway { // what was wrong then may be covered up by now
+		sum.Lost, sum.Duplicated, sum.Reordered = max(sum.Lost, m.report.Lost), max(sum.Duplicated, m.report.Duplicated), max(sum.Reordered, m.report.Reordered)
+	}
 	out := d.Stdout
 	if d.asJSON {
 		out = d.Stderr
@@ -196,10 +199,10 @@ func (d *demo) writeReasons(b *strings.Builder, reps []*verify.Report) {
 			shown++
 			reason := k.Reason
 			if k.Cause == checkpoint.CauseHeld {
-				reason = "behind a parked record of its key"
+				reason = "behind a parked one of its key"
 			}
-			if r := []rune(reason); len(r) > 60 {
-				reason = string(r[:57]) + "..."
+			if r := []rune(reason); len(r) > 34 { // what is left of 80 columns
+				reason = string(r[:31]) + "..."
 			}
 			fmt.Fprintf(tw, "  %s\t%s\t%6s\t%s\t%s\n", demoVendors[i], strings.ReplaceAll(string(k.Outcome), "_", "-"), thousands(int64(k.Count)), k.Cause, reason)
 		}
@@ -217,7 +220,7 @@ func (d *demo) writeNext(b *strings.Builder, example string) {
 	fmt.Fprintf(b, "\nEverything is kept in %s. Look around:\n\n", d.dir)
 	fmt.Fprintf(b, "  %s trace %s --config %s\n", self, shellWord(example), config)
 	fmt.Fprintf(b, "  %s parked ls --config %s\n", self, config)
-	fmt.Fprintf(b, "  %s demo --reopen %s     # its broker and vendors again, for everything else\n", self, shellWord(d.dir))
+	fmt.Fprintf(b, "  %s demo --reopen %s   # broker and vendors again\n", self, shellWord(d.dir))
 	fmt.Fprintf(b, "  rm -r %s\n", shellWord(d.dir))
 }
 

@@ -281,8 +281,9 @@ func checkIntended(rep *Report, o *Options, h *history, id identity, causes []ca
 			break
 		}
 	}
-	if !ok && !o.Complete && h.pendingAfter(first.record()) {
-		// A newer record of the key means the same effect (a create by entity id) and has no outcome yet.
+	if !ok && (!o.Complete && h.pendingAfter(first.record()) || slices.ContainsFunc(causes, h.onItsWay)) {
+		// A newer record of the key means the same effect (a create by entity id) and has no outcome yet; or one that was
+		// parked is on its way again.
 		rep.Effects.Unresolved++
 		return nil
 	}
@@ -369,7 +370,7 @@ func checkUnmeant(rep *Report, o *Options, h *history, id identity, effects []*E
 			fmt.Sprintf("%s on route %s, but the vendor applied %s in its name", outcomeText(r.rows[0]), r.rows[0].route, id)))
 		return
 	}
-	if pendingMayExplain(rep, o) {
+	if pendingMayExplain(rep, o) || rep.Effects.Unresolved < releasedStepsMax*h.released() {
 		rep.Effects.Unresolved++
 		return
 	}
@@ -390,6 +391,27 @@ func (o *Options) classOfLogged(operation string) Class {
 		}
 	}
 	return class
+}
+
+// releasedStepsMax is how many effects one released record may explain: cancel and create.
+const releasedStepsMax = 2
+
+// released counts the entries of the parked index whose records are on their way again. Their rows are those of when
+// they were parked, so what they have done since is explained only by their next outcome.
+func (h *history) released() int {
+	n := 0
+	for _, e := range h.parked {
+		if e.State == checkpoint.ParkedReleased {
+			n++
+		}
+	}
+	return n
+}
+
+// onItsWay reports whether the cause's record was parked and is released.
+func (h *history) onItsWay(c cause) bool {
+	e := h.entry(c.record(), c.row)
+	return c.row.outcome == checkpoint.ParkedOut && e != nil && e.State == checkpoint.ParkedReleased
 }
 
 // pendingMayExplain: of a pending record the ledger does not tell the key, so as many unexplained effects as there

@@ -661,6 +661,20 @@ func TestEffects(t *testing.T) {
 			w.apply("pay", "p2", "k.1", "")
 			return w
 		}},
+		{name: "effects of a record that was parked and is on its way again", tell: func() *world {
+			w := newWorld("bill")
+			w.park(invoices, w.publish(invoices, "i", 1), "bill", checkpoint.CauseMissingReference, plan(keyed("create", "k1")))
+			w.parked[0].State = checkpoint.ParkedReleased
+			w.apply("create", "o1", "i.1", "k1")
+			w.apply("cancel", "o2", "k0", "") // a step that its plan did not have when it was parked
+			return w
+		}},
+		{name: "effect of a record that stays parked", duplicated: 1, kinds: []string{"effect_of_parked"}, tell: func() *world {
+			w := newWorld("bill")
+			w.park(invoices, w.publish(invoices, "i", 1), "bill", checkpoint.CauseMissingReference, plan(keyed("create", "k1")))
+			w.apply("create", "o1", "i.1", "k1")
+			return w
+		}},
 		{name: "more effects than pending records", duplicated: 1, kinds: []string{"effect_without_record"}, tell: func() *world {
 			w := users()
 			w.opts.Complete = false
