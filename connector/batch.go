@@ -205,6 +205,7 @@ func (c *Connector) exchangeBundle(b *bundle) bundleNext {
 		t.Work.sent = true
 	}
 	b.tries++
+	c.cfg.Observer.Batched(op.Name, len(b.items))
 	ex := c.cfg.Sender.Send(c.ctx, b.request)
 	c.cfg.Fail("answered")
 	return c.judgeBundle(b, pass, ex)

@@ -191,6 +191,7 @@ type Connector struct {
 	rate           float64 // marks moved per second, smoothed
 	lastTotal      int64
 	parkedOpen     int
+	parkedBy       map[entryKey]int
 	idleMarks      map[*partition]int64
 	started        time.Time
 	lastSettled    time.Time
@@ -329,11 +330,14 @@ func (c *Connector) Run(ctx context.Context) error {
 	return nil
 }
 
+// measureEvery is how often status and metrics are taken.
+const measureEvery = time.Second
+
 // tick does what is done every so often, until ctx ends.
 func (c *Connector) tick(ctx context.Context) {
 	commit := time.NewTicker(c.cfg.CommitEvery)
 	defer commit.Stop()
-	slow := time.NewTicker(time.Second)
+	slow := time.NewTicker(measureEvery)
 	defer slow.Stop()
 	for {
 		select {

@@ -30,15 +30,28 @@ type Observer interface {
 	Quota(limit string, used float64)
 	// Remaining: how many requests the tightest limit still lets through now, every second; never if there is none.
 	Remaining(n int)
+	// Batched: a batch of an operation was sent, with so many items.
+	Batched(operation string, items int)
+	// Referenced: an entity that a record refers to was looked up; hit: memory had it.
+	Referenced(hit bool)
+	// Entries: so many records of a route are in a state (EntryStates), every second.
+	Entries(route, state string, n int)
+	// Throttled: requests waited for a quota for so long.
+	Throttled(d time.Duration)
 	// Measured: the state of a partition, every second.
 	Measured(m Measure)
 }
+
+// EntryStates is the closed set of states of records that are not done, or wait for a person: waiting or queued, with a
+// request under way, between two attempts, with a lost answer that somebody must look up, refused, no valid event.
+var EntryStates = []string{"pending", "in_flight", "retrying", "unknown", "parked", "dead_lettered"}
 
 // A Measure is the state of one partition at one moment.
 type Measure struct {
 	Topic         string
 	Partition     int32
-	Lag           int64
+	Mark          int64
+	Lag           int64 // -1: not known
 	Pending       int
 	OldestPending time.Time // zero: none pending
 	State         string
@@ -78,6 +91,18 @@ func (NopObserver) Quota(string, float64) {}
 
 // Remaining ignores.
 func (NopObserver) Remaining(int) {}
+
+// Batched ignores.
+func (NopObserver) Batched(string, int) {}
+
+// Referenced ignores.
+func (NopObserver) Referenced(bool) {}
+
+// Entries ignores.
+func (NopObserver) Entries(string, string, int) {}
+
+// Throttled ignores.
+func (NopObserver) Throttled(time.Duration) {}
 
 // Measured ignores.
 func (NopObserver) Measured(Measure) {}

@@ -66,8 +66,10 @@ func standIns(needs []profile.Need) map[string]profile.Ref {
 // stateNow is an entity's durable state: from memory if we own its partition, else from the store.
 func (c *Connector) stateNow(key checkpoint.EntityKey) (*checkpoint.State, error) {
 	if e, ok := c.entities.Get(key); ok && !e.part.lostLease.Load() {
+		c.cfg.Observer.Referenced(true)
 		return e.state.Load(), nil
 	}
+	c.cfg.Observer.Referenced(false)
 	states, err := c.states(c.ctx, []checkpoint.EntityKey{key})
 	return states[key], err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sort"
 	"time"
 
@@ -97,14 +98,22 @@ func (c *Connector) measure() {
 			s.State, s.Reason, s.Since = StateHeld, p.id.String()+": "+why, p.holdSince
 		}
 		s.Partitions = append(s.Partitions, ps)
-		c.cfg.Observer.Measured(Measure{Topic: p.id.Topic, Partition: p.id.Index, Lag: ps.End - ps.Mark, Pending: n, State: ps.State, OldestPending: oldestPending(p)})
+		lag := int64(-1)
+		if ps.End >= 0 {
+			lag = ps.End - ps.Mark
+		}
+		c.cfg.Observer.Measured(Measure{Topic: p.id.Topic, Partition: p.id.Index, Mark: p.mark, Lag: lag, Pending: n, State: ps.State, OldestPending: oldestPending(p)})
 	}
+	c.measureEntries()
 	sort.Slice(s.Partitions, func(i, j int) bool {
 		a, b := s.Partitions[i], s.Partitions[j]
 		return a.Topic < b.Topic || a.Topic == b.Topic && a.Partition < b.Partition
 	})
 	if why := c.outageReason(); why != "" {
 		s.State, s.Reason, s.Since = StateOutage, why, c.outage.since
+	}
+	if slices.ContainsFunc(c.operations, func(g *gateQueue) bool { return g.waiting() > 0 && g.why == "quota" }) {
+		c.cfg.Observer.Throttled(measureEvery)
 	}
 	for _, g := range c.operations {
 		if g.waiting() > 0 && g.why == "quota" && s.State == StateRunning {
@@ -145,6 +154,57 @@ func (c *Connector) measure() {
 	c.status.Store(&s)
 }
 
+// measureEntries counts the records that are not done, by route and state (loop).
+func (c *Connector) measureEntries() {
+	n := make(map[entryKey]int)
+	for _, p := range c.parts {
+		p.set.Lanes(func(l *keyLane) {
+			first := true
+			l.Tasks(func(t *task) {
+				state := "pending"
+				switch {
+				case !first:
+				case l.Busy: // its head belongs to a worker
+					state = "in_flight"
+				case l.Where == laneTimer && t.Started:
+					state = "retrying"
+				}
+				first = false
+				n[entryKey{t.Route.Name, state}]++
+			})
+		})
+	}
+	for k, v := range c.parkedBy {
+		n[k] += v
+	}
+	for _, routes := range c.routes {
+		for _, r := range routes {
+			for _, state := range EntryStates {
+				c.cfg.Observer.Entries(r.Name, state, n[entryKey{r.Name, state}])
+			}
+		}
+	}
+}
+
+// entryKey is a route and one of EntryStates.
+type entryKey struct{ route, state string }
+
+// parkedStates counts open parked records by route and state.
+func parkedStates(open []checkpoint.Parked) map[entryKey]int {
+	n := make(map[entryKey]int)
+	for _, p := range open {
+		state := "parked"
+		switch p.Cause {
+		case checkpoint.CauseAmbiguous, checkpoint.CauseExhausted:
+			state = "unknown"
+		case checkpoint.CauseFraming, checkpoint.CauseSchema, checkpoint.CauseRule, checkpoint.CauseNoKey, checkpoint.CauseKeyMismatch, checkpoint.CauseTooLarge, checkpoint.CauseTombstone:
+			state = "dead_lettered"
+		}
+		n[entryKey{p.Position.Route, state}]++
+	}
+	return n
+}
+
 // oldestPending is the event time of the oldest record at the mark (approximately: Kafka's timestamp).
 func oldestPending(p *partition) (t time.Time) {
 	if n, _ := p.set.Pending(); n == 0 {
@@ -175,7 +235,8 @@ func (c *Connector) publishStatus(stopped bool) {
 	if !stopped {
 		open, err := c.cfg.Store.Parked(ctx, checkpoint.ParkedQuery{Connector: c.cfg.Name, States: []checkpoint.ParkedState{checkpoint.ParkedOpen}, Limit: parkedCountMax})
 		if err == nil {
-			c.do(func() { c.parkedOpen = len(open) })
+			by := parkedStates(open)
+			c.do(func() { c.parkedOpen, c.parkedBy = len(open), by })
 		}
 		c.ifDamaged("count the parked records", err)
 	}

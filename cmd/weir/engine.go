@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"net/url"
 	"slices"
 	"time"
 
@@ -65,13 +66,14 @@ func runConnector(ctx context.Context, r connectorRun) error {
 			routes[topic] = append(routes[topic], rt.Name)
 		}
 	}
+	observer := metrics.New(r.Registry, vendorOf(r.Profile), routes)
 	cfg := connector.Config{
 		Name: r.Name, Instance: r.Instance, Profile: r.Profile, Decoder: r.Decoder, Store: r.Store, Producer: producer, Reader: reader, Sender: sender,
 		Topics: r.Topics, Start: startOptions(r, admin),
 		MaxInFlight: r.Config.Delivery.MaxInFlight, AttemptsMax: r.Config.Delivery.AttemptsMax, ElapsedMax: time.Duration(r.Config.Delivery.ElapsedMax),
 		ReferenceWait: time.Duration(r.Config.Delivery.ReferenceWait),
 		Drain:         time.Duration(r.Config.Delivery.DrainTimeout), WindowRecords: r.Config.Window.Records, WindowBytes: int64(r.Config.Window.Bytes),
-		Log: r.Log, Observer: metrics.New(r.Registry, r.Profile.Vendor, routes), Fail: failpoint.Hit,
+		Log: r.Log, Observer: observer, Fail: failpoint.Hit,
 		SecretsPrint: func() string {
 			h := sha256.New()
 			for _, name := range append(slices.Clone(r.Profile.Secrets), r.Profile.OptionalSecrets...) {
@@ -106,7 +108,46 @@ func runConnector(ctx context.Context, r connectorRun) error {
 		r.Watch(c)
 	}
 	r.live.attach(c)
+	watch, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() { defer close(done); watchRetention(watch, admin, kc.Topics, observer) }()
+	defer func() { stop(); <-done }()
 	return c.Run(ctx)
+}
+
+// vendorOf is what metrics say of the vendor.
+func vendorOf(p *profile.Compiled) metrics.Vendor {
+	v := metrics.Vendor{Name: p.Vendor, Methods: make(map[string]string, len(p.Operations))}
+	if u, err := url.Parse(p.BaseURL); err == nil {
+		v.Address = u.Host
+	}
+	for name, op := range p.Operations {
+		v.Methods[name] = op.Method
+	}
+	return v
+}
+
+// retentionEvery is how often the topics' retention is read: somebody may shorten it while there is a backlog.
+const retentionEvery = 5 * time.Minute
+
+// watchRetention shows for how long the topics keep records, until ctx ends. Kafka being away is told elsewhere.
+func watchRetention(ctx context.Context, admin *kafka.Admin, topics []string, o *metrics.Observer) {
+	t := time.NewTicker(retentionEvery)
+	defer t.Stop()
+	for {
+		if infos, err := admin.Topics(ctx, topics...); err == nil {
+			for _, i := range infos {
+				if i.Exists && i.ConfigErr == nil {
+					o.Retention(i.Name, time.Duration(i.RetentionMs)*time.Millisecond)
+				}
+			}
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // ensureTopics makes the connector's own topics, and learns how large their batches may be. Kafka being away is no

@@ -22,13 +22,14 @@ import (
 func TestMetricsPage(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(buildMetric(readBuild()), newReloader(nil, &runPlan{}, 1, nil).reloads)
-	o := metrics.New(prometheus.WrapRegistererWith(prometheus.Labels{"connector": "pc"}, registry), "v", map[string][]string{"canonical.customer": {"v.customer"}})
+	o := metrics.New(prometheus.WrapRegistererWith(prometheus.Labels{"connector": "pc"}, registry), metrics.Vendor{Name: "v", Address: "api.v.example", Methods: map[string]string{"create": "POST"}}, map[string][]string{"canonical.customer": {"v.customer"}})
 	zero, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"weir_records_consumed_total", "weir_decode_errors_total", "weir_deliveries_total", "weir_superseded_total",
-		"weir_last_delivered_timestamp_seconds", "weir_ledger_errors_total", "weir_consumer_rebalances_total", "weir_config_reloads_total"} {
+		"weir_last_delivered_timestamp_seconds", "weir_ledger_errors_total", "weir_consumer_rebalances_total", "weir_config_reloads_total",
+		"weir_ledger_entries", "weir_reference_cache_requests_total", "weir_vendor_throttle_wait_seconds_total"} {
 		if !strings.Contains(fmt.Sprint(names(zero)), name) {
 			t.Errorf("%s does not exist before its first event", name)
 		}
@@ -43,6 +44,11 @@ func TestMetricsPage(t *testing.T) {
 	o.Remaining(50)
 	o.Stored("settle", time.Millisecond, errors.New("full"))
 	o.Rebalanced()
+	o.Batched("create", 40)
+	o.Referenced(true)
+	o.Entries("v.customer", "pending", 3)
+	o.Throttled(time.Second)
+	o.Retention("canonical.customer", -1)
 	o.Measured(connector.Measure{Topic: "canonical.customer", Lag: 1, State: connector.StateRunning})
 	all, err := registry.Gather()
 	if err != nil {

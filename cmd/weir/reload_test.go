@@ -166,7 +166,7 @@ func TestReload(t *testing.T) {
 	}
 	_, body := getWith(t, base+"/metrics", "open-sesame")
 	for _, want := range []string{`weir_quota_used_ratio{connector="plain",limit="all",vendor="plain"} `,
-		`weir_vendor_circuit_state{connector="plain",operation="put_customer",state="closed",vendor="plain"} 1`, `weir_config_reloads_total{outcome="applied"} 2`, `weir_config_reloads_total{outcome="refused"} 3`} {
+		`weir_vendor_circuit_state{connector="plain",state="closed",vendor="plain"} 1`, `weir_config_reloads_total{outcome="applied"} 2`, `weir_config_reloads_total{outcome="refused"} 3`} {
 		if !strings.Contains(body, want) {
 			t.Errorf("the metrics lack %s", want)
 		}

@@ -3,7 +3,9 @@
 package metrics
 
 import (
+	"math"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -13,9 +15,17 @@ import (
 	"github.com/weirsync/weir/connector/deliver"
 )
 
+// A Vendor is what the series say of the other side.
+type Vendor struct {
+	Name    string
+	Address string            // host of the base URL, with its port if it has one
+	Methods map[string]string // HTTP method by operation
+}
+
 // An Observer feeds the series of one connector. Safe for concurrent use.
 type Observer struct {
 	vendor string
+	at     Vendor
 	routes map[string]string // by topic: the route that its lag is shown under
 
 	consumed   *prometheus.CounterVec
@@ -34,16 +44,25 @@ type Observer struct {
 	store      *prometheus.HistogramVec
 	storeErrs  *prometheus.CounterVec
 	superseded *prometheus.CounterVec
-	used       *prometheus.GaugeVec
-	remaining  *prometheus.GaugeVec
+	batch      *prometheus.HistogramVec
+	references *prometheus.CounterVec
+	entries    *prometheus.GaugeVec
+	throttled  *prometheus.CounterVec
+	retention  *prometheus.GaugeVec
+
+	mu        sync.Mutex
+	watched   map[string]*partitionWatch
+	breakers  map[string]deliver.State // by operation
+	used      *prometheus.GaugeVec
+	remaining *prometheus.GaugeVec
 }
 
 var _ connector.Observer = (*Observer)(nil)
 
 // New registers the series of one connector. routes maps each topic to the routes that read it; their series
 // exist from the start, at zero. Two connectors need registerers that tell them apart.
-func New(r prometheus.Registerer, vendor string, routes map[string][]string) *Observer {
-	o := &Observer{vendor: vendor, routes: make(map[string]string)}
+func New(r prometheus.Registerer, vendor Vendor, routes map[string][]string) *Observer {
+	o := &Observer{vendor: vendor.Name, at: vendor, routes: make(map[string]string), watched: make(map[string]*partitionWatch), breakers: make(map[string]deliver.State)}
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 		r.MustRegister(v)
@@ -69,17 +88,26 @@ func New(r prometheus.Registerer, vendor string, routes map[string][]string) *Ob
 	o.deliveries = counter("weir_deliveries_total", "Records by outcome, once per record and route.", "route", "outcome")
 	o.superseded = counter("weir_superseded_total", "Records whose newer state was sent instead.", "route")
 	o.end2end = histogram("weir_end_to_end_seconds", "From the event's time to the vendor's acknowledgement.", []float64{1, 2, 5, 10, 30, 60, 120, 300, 900, 3600, 21600, 86400}, "route")
-	o.requests = histogram("http_client_request_duration_seconds", "Requests to the vendor.", []float64{.005, .01, .025, .05, .075, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10}, "vendor", "http_response_status_code")
-	o.circuit = gauge("weir_vendor_circuit_state", "1 for the state that an operation's breaker has.", "vendor", "operation", "state")
+	o.requests = histogram("http_client_request_duration_seconds", "Requests to the vendor.", []float64{.005, .01, .025, .05, .075, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10}, "server_address", "http_request_method", "http_response_status_code", "error_type")
+	o.circuit = gauge("weir_vendor_circuit_state", "1 for the state that the vendor's breakers have, the worst of its operations'.", "vendor", "state")
 	o.deprecated = counter("weir_vendor_deprecations_total", "Answers that say of an operation that it will go.", "vendor", "operation")
 	o.used = gauge("weir_quota_used_ratio", "Part of a declared limit that is used, 0 to 1.", "vendor", "limit")
 	o.remaining = gauge("weir_vendor_rate_limit_remaining", "Requests that may start now, by our own count and what the vendor says; of the tightest limit.", "vendor")
+	o.throttled = counter("weir_vendor_throttle_wait_seconds_total", "Seconds in which requests waited for a quota.", "vendor")
+	o.batch = histogram("weir_batch_items", "Items of one batch request.", []float64{1, 2, 5, 10, 20, 50, 100, 200, 500, 1000}, "vendor", "operation")
+	o.references = counter("weir_reference_cache_requests_total", "Look-ups of referred entities, by whether memory had them.", "result")
+	o.entries = gauge("weir_ledger_entries", "Records without a final outcome, and those that wait for a person, by state.", "route", "state")
+	o.retention = gauge("weir_topic_retention_seconds", "retention.ms of a topic that is read; +Inf if it keeps records for ever.", "topic")
 	o.store = histogram("weir_ledger_operation_duration_seconds", "Store operations.", []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5}, "operation")
 	o.storeErrs = counter("weir_ledger_errors_total", "Store operations that failed.", "operation")
 	o.rebalances = prometheus.NewCounter(prometheus.CounterOpts{Name: "weir_consumer_rebalances_total", Help: "Partitions given or taken."})
 	r.MustRegister(o.rebalances)
 
 	o.storeErrs.WithLabelValues("settle")
+	o.throttled.WithLabelValues(o.vendor)
+	for _, result := range []string{"hit", "miss"} {
+		o.references.WithLabelValues(result)
+	}
 	for topic, names := range routes {
 		for _, reason := range []string{"magic", "schema_unknown", "avro", "contract"} {
 			o.decode.WithLabelValues(topic, reason)
@@ -89,6 +117,9 @@ func New(r prometheus.Registerer, vendor string, routes map[string][]string) *Ob
 			o.consumed.WithLabelValues(route, topic)
 			o.superseded.WithLabelValues(route)
 			o.delivered.WithLabelValues(route)
+			for _, state := range connector.EntryStates {
+				o.entries.WithLabelValues(route, state)
+			}
 			for _, out := range checkpoint.Outcomes {
 				o.deliveries.WithLabelValues(route, string(out))
 			}
@@ -133,7 +164,14 @@ func (o *Observer) Settled(route string, out checkpoint.Outcome, occurred time.T
 // Attempted counts a request.
 func (o *Observer) Attempted(route, operation, outcome string, status int, took time.Duration) {
 	o.attempts.WithLabelValues(o.vendor, route, operation, outcome).Inc()
-	o.requests.WithLabelValues(o.vendor, strconv.Itoa(status)).Observe(took.Seconds())
+	code, kind := strconv.Itoa(status), ""
+	switch {
+	case status == 0:
+		code, kind = "", "no_answer"
+	case status >= 400:
+		kind = code // as OpenTelemetry has it for answers that are errors
+	}
+	o.requests.WithLabelValues(o.at.Address, o.at.Methods[operation], code, kind).Observe(took.Seconds())
 }
 
 // Deprecated counts an answer that says of its operation that it will go.
@@ -141,15 +179,59 @@ func (o *Observer) Deprecated(operation string) {
 	o.deprecated.WithLabelValues(o.vendor, operation).Inc()
 }
 
-// Breaker shows an operation's breaker.
+// Breaker shows the vendor's breakers.
 func (o *Observer) Breaker(operation string, s deliver.State) {
-	for _, state := range []deliver.State{deliver.Closed, deliver.Open, deliver.HalfOpen} {
-		v := 0.0
-		if state == s {
-			v = 1
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.breakers[operation] = s
+	worst := deliver.Closed
+	for _, s := range o.breakers {
+		if s == deliver.Open || s == deliver.HalfOpen && worst == deliver.Closed {
+			worst = s
 		}
-		o.circuit.WithLabelValues(o.vendor, operation, string(state)).Set(v)
 	}
+	for _, state := range []deliver.State{deliver.Closed, deliver.Open, deliver.HalfOpen} {
+		o.circuit.WithLabelValues(o.vendor, string(state)).Set(number(state == worst))
+	}
+}
+
+// number is 1 for true.
+func number(on bool) float64 {
+	if on {
+		return 1
+	}
+	return 0
+}
+
+// Batched counts the items of a batch.
+func (o *Observer) Batched(operation string, items int) {
+	o.batch.WithLabelValues(o.vendor, operation).Observe(float64(items))
+}
+
+// Referenced counts a look-up of a referred entity.
+func (o *Observer) Referenced(hit bool) {
+	result := "miss"
+	if hit {
+		result = "hit"
+	}
+	o.references.WithLabelValues(result).Inc()
+}
+
+// Entries shows how many records of a route are in a state.
+func (o *Observer) Entries(route, state string, n int) {
+	o.entries.WithLabelValues(route, state).Set(float64(n))
+}
+
+// Throttled adds time in which requests waited for a quota.
+func (o *Observer) Throttled(d time.Duration) { o.throttled.WithLabelValues(o.vendor).Add(d.Seconds()) }
+
+// Retention shows for how long a topic keeps records; negative: for ever.
+func (o *Observer) Retention(topic string, d time.Duration) {
+	s := d.Seconds()
+	if d < 0 {
+		s = math.Inf(1)
+	}
+	o.retention.WithLabelValues(topic).Set(s)
 }
 
 // Stored measures a store operation.
@@ -182,11 +264,15 @@ func (o *Observer) Measured(m connector.Measure) {
 		t = float64(m.OldestPending.UnixMilli()) / 1000
 	}
 	o.oldest.WithLabelValues(route, m.Topic, p).Set(t)
-	for status, on := range map[string]bool{"ok": m.State == connector.StateRunning, "stopped": m.State == connector.StateHeld} {
-		v := 0.0
-		if on {
-			v = 1
-		}
-		o.status.WithLabelValues(route, m.Topic, p, status).Set(v)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	w := o.watched[m.Topic+"/"+p]
+	if w == nil {
+		w = &partitionWatch{}
+		o.watched[m.Topic+"/"+p] = w
+	}
+	is := w.judge(m, time.Now())
+	for _, status := range partitionStatuses {
+		o.status.WithLabelValues(route, m.Topic, p, status).Set(number(status == is))
 	}
 }
