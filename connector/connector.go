@@ -306,7 +306,8 @@ func (c *Connector) Run(ctx context.Context) error {
 	defer stop(nil)
 	var tickers sync.WaitGroup
 	tickers.Go(func() { c.tick(runCtx) })
-	tickers.Go(func() { c.report(runCtx) })
+	tickers.Go(func() { every(runCtx, func() { c.publishStatus(false) }) })
+	tickers.Go(func() { every(runCtx, func() { c.readEnds(runCtx) }) })
 	go func() {
 		select {
 		case <-c.ctx.Done():
@@ -352,17 +353,17 @@ func (c *Connector) tick(ctx context.Context) {
 	}
 }
 
-// report tells the store once a second how the connector stands. A store or a Kafka that answers late holds up nothing
-// else.
-func (c *Connector) report(ctx context.Context) {
-	every := time.NewTicker(time.Second)
-	defer every.Stop()
+// every calls f once a second until ctx ends. What asks the store or Kafka has a goroutine of its own: one that answers
+// late holds up nothing else.
+func every(ctx context.Context, f func()) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-every.C:
-			c.publishStatus(false)
+		case <-tick.C:
+			f()
 		}
 	}
 }

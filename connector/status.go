@@ -219,18 +219,22 @@ func oldestPending(p *partition) (t time.Time) {
 	return t
 }
 
-// publishStatus keeps the status in the store, for the CLI and other instances. Kafka and the store have a time of
-// their own each: what one takes to say nothing must not be missing for the other.
-func (c *Connector) publishStatus(stopped bool) {
-	base := context.WithoutCancel(c.ctx)
-	if !stopped && c.cfg.Ends != nil {
-		ctx, cancel := context.WithTimeout(base, statusTimeout)
-		if ends, err := c.cfg.Ends(ctx); err == nil {
-			c.do(func() { c.ends = ends })
-		}
-		cancel()
+// readEnds asks Kafka for the ends of the partitions. One that is frozen may take much longer than the time it is given.
+func (c *Connector) readEnds(ctx context.Context) {
+	if c.cfg.Ends == nil {
+		return
 	}
-	ctx, cancel := context.WithTimeout(base, statusTimeout)
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	if ends, err := c.cfg.Ends(ctx); err == nil {
+		c.do(func() { c.ends = ends })
+	}
+}
+
+// publishStatus keeps the status in the store, for the CLI and other instances. It does not ask Kafka: the report must
+// come while that is away too.
+func (c *Connector) publishStatus(stopped bool) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), statusTimeout)
 	defer cancel()
 	if !stopped {
 		open, err := c.cfg.Store.Parked(ctx, checkpoint.ParkedQuery{Connector: c.cfg.Name, States: []checkpoint.ParkedState{checkpoint.ParkedOpen}, Limit: parkedCountMax})
