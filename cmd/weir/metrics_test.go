@@ -15,6 +15,7 @@ import (
 	"github.com/weirsync/weir/connector"
 	"github.com/weirsync/weir/connector/deliver"
 	"github.com/weirsync/weir/connector/metrics"
+	"github.com/weirsync/weir/connector/webhook"
 )
 
 // TestMetricsPage keeps docs/metrics.md in step with the series that the code registers: go test ./cmd/weir
@@ -22,14 +23,16 @@ import (
 func TestMetricsPage(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(buildMetric(readBuild()), newReloader(nil, &runPlan{}, 1, nil).reloads)
-	o := metrics.New(prometheus.WrapRegistererWith(prometheus.Labels{"connector": "pc"}, registry), metrics.Vendor{Name: "v", Address: "api.v.example", Methods: map[string]string{"create": "POST"}}, map[string][]string{"canonical.customer": {"v.customer"}})
+	of := prometheus.WrapRegistererWith(prometheus.Labels{"connector": "pc"}, registry)
+	called := metrics.Webhooks(of, "v")
+	o := metrics.New(of, metrics.Vendor{Name: "v", Address: "api.v.example", Methods: map[string]string{"create": "POST"}}, map[string][]string{"canonical.customer": {"v.customer"}})
 	zero, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"weir_records_consumed_total", "weir_decode_errors_total", "weir_deliveries_total", "weir_superseded_total",
 		"weir_last_delivered_timestamp_seconds", "weir_ledger_errors_total", "weir_consumer_rebalances_total", "weir_config_reloads_total",
-		"weir_ledger_entries", "weir_reference_cache_requests_total", "weir_vendor_throttle_wait_seconds_total"} {
+		"weir_ledger_entries", "weir_reference_cache_requests_total", "weir_vendor_throttle_wait_seconds_total", "weir_webhooks_total"} {
 		if !strings.Contains(fmt.Sprint(names(zero)), name) {
 			t.Errorf("%s does not exist before its first event", name)
 		}
@@ -49,6 +52,7 @@ func TestMetricsPage(t *testing.T) {
 	o.Entries("v.customer", "pending", 3)
 	o.Throttled(time.Second)
 	o.Retention("canonical.customer", -1)
+	called(webhook.Accepted)
 	o.Measured(connector.Measure{Topic: "canonical.customer", Lag: 1, State: connector.StateRunning})
 	all, err := registry.Gather()
 	if err != nil {

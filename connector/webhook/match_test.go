@@ -61,6 +61,8 @@ func TestMatch(t *testing.T) {
 	l.settle("inv-1", 5, checkpoint.Unchanged, "pay_2")                      // 4
 	l.settle("inv-2", 1, checkpoint.ParkedOut, "", "k3")                     // 5: the answer was lost
 	l.settle("cust.7", 1, checkpoint.Delivered, "cus_1", "cust.7", "k-more") // 6: a natural key, an id with a dot
+	l.acquire("other")
+	l.settle("inv-1", 2, checkpoint.Delivered, "pay_1", "k1") // newer than all of ours
 	w := newWorld(t, finfusion, func(c *Config) { c.Store = l })
 	src := w.srv.sources["c"]
 	for _, c := range []struct {

@@ -54,7 +54,11 @@ func TestSignaturesOfOthers(t *testing.T) {
 			t.Errorf("%s: a signature is good without a secret", c.name)
 		}
 	}
-	w := hooks(t, standard)
+	w := hooks(t, finfusion)
+	if h := header("x-finfusion-signature", "35adc5c766f69f46017a59066f6f5b05de48ac2d2cce64104b4402eb38614d50"); signed(w, [][]byte{[]byte(finfusionSecret)}, h, "1614265330", []byte(`{"id":"evt_1"}`)) {
+		t.Error("a signature whose last bit is wrong is good")
+	}
+	w = hooks(t, standard)
 	for _, secret := range []string{"whsec_", "whsec_!!!", "no-base64-at-all"} {
 		if key, err := Key(w, secret); err == nil || len(key) > 0 {
 			t.Errorf("secret %q gives the key %x", secret, key)
