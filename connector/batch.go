@@ -310,7 +310,11 @@ func (c *Connector) judgeBundle(b *bundle, pass *deliver.Pass, ex deliver.Exchan
 		if wait <= 0 {
 			wait = b.nextWait()
 		}
-		b.gate.Throttle(wait, now)
+		if j.Lowers != "" {
+			b.gate.Lower(j.Lowers, now) // the others go on, with fewer under way
+		} else {
+			b.gate.Throttle(wait, now)
+		}
 		return bundleNext{at: now.Add(wait), why: "quota", tried: true}
 	}
 	if unsafe {

@@ -57,8 +57,8 @@ var crashVendors = []crashVendor{
 	{name: "pushcash", vendor: "pushcash", events: crashEvents, killsShort: killsShort},
 	{name: "plain", vendor: "plain", events: crashEvents, killsShort: killsShort},
 	// The documented form of FinFusion recognises no key: what may not be repeated is looked up.
-	{name: "finfusion", vendor: "finfusion", events: crashEvents / 4, killsShort: 3},
-	{name: "finfusion-off", vendor: "finfusion", vars: `idempotency: "off"`, sandboxArgs: []string{"--switch", "idempotency=off"}, events: crashEvents / 4, killsShort: 3},
+	{name: "finfusion", vendor: "finfusion", events: crashEvents / 5, killsShort: 2},
+	{name: "finfusion-off", vendor: "finfusion", vars: `idempotency: "off"`, sandboxArgs: []string{"--switch", "idempotency=off"}, events: crashEvents / 5, killsShort: 2},
 }
 
 // TestKillAtStates publishes events, kills the connector with SIGKILL at states that it reaches, lets it finish,

@@ -31,13 +31,6 @@ type history struct {
 	Complete bool
 }
 
-// verifyConnector asks the independent checker about a connector that reads the canonical topics. A finding fails
-// the test.
-func verifyConnector(t testing.TB, cluster *harness.Cluster, store, connector, vendor string, sandbox *harness.Sandbox, complete bool) *verify.Report {
-	t.Helper()
-	return verifyClean(t, history{Cluster: cluster, Store: store, Connector: connector, Vendor: vendor, Sandbox: sandbox, Complete: complete})
-}
-
 // verifyHistory returns the report of weir verify, clean or not.
 func verifyHistory(t testing.TB, v history) *verify.Report {
 	t.Helper()

@@ -217,6 +217,7 @@ func wrongInputs() []wrongInput {
 
 		// Vendor, registry, listener.
 		{name: "vendor refuses the key", args: "check", config: wrongHead + "connectors: {pc: {profile: pushcash, base_url: $UNAUTHORIZED, secrets: {api_key: \"${file:key}\"}}}\n"},
+		{name: "key of another environment", args: "check", config: wrongHead + "connectors: {pc: {profile: finfusion, base_url: $UNAUTHORIZED, secrets: {api_key: \"${file:key}\"}}}\n"},
 		{name: "vendor unreachable", args: "check", config: wrongHead + "connectors: {pc: {profile: pushcash, base_url: \"http://$REFUSED\", secrets: {api_key: \"${file:key}\"}}}\n"},
 		{name: "vendor's certificate unknown", args: "check", config: wrongHead + "connectors: {pc: {profile: pushcash, base_url: $TLS, secrets: {api_key: \"${file:key}\"}}}\n"},
 		{name: "registry unreachable", args: "check", config: wrongGood + "schema: {registry: \"http://$REFUSED\"}\n"},

@@ -387,6 +387,7 @@ func TestVersion(t *testing.T) {
 // speaks of the whole file.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(sound))
+	f.Add([]byte(richer))
 	for _, name := range Embedded() {
 		text, err := embedded.ReadFile(name + ".yaml")
 		if err != nil {
