@@ -184,7 +184,7 @@ func checkEffects(rep *Report, o *Options, h *history) []appliedEffect {
 			rep.Effects.Reads++
 		}
 	}
-	meant := causesOf(o, h, logged)
+	meant := causesOf(o, h, logged, replays)
 	var out []appliedEffect
 	for _, id := range slices.SortedFunc(maps.Keys(meant), compareIdentity) {
 		out = append(out, checkIntended(rep, o, h, id, meant[id], logged[id])...)
@@ -196,7 +196,7 @@ func checkEffects(rep *Report, o *Options, h *history) []appliedEffect {
 	}
 	for _, id := range slices.SortedFunc(maps.Keys(replays), compareIdentity) {
 		// A repeat of something that was applied is harmless; one of something unknown was not ours to repeat.
-		if meant[id] == nil && logged[id] == nil && !pendingMayExplain(rep, o) {
+		if replays[id] > 0 && meant[id] == nil && logged[id] == nil && !pendingMayExplain(rep, o) {
 			rep.add(Finding{Promise: 10, Kind: "replay_without_record", Detail: fmt.Sprintf("the vendor recognised a repeat of %s, which no record of the ledger means", id)})
 		}
 	}
@@ -209,7 +209,8 @@ func compareIdentity(a, b identity) int {
 }
 
 // causesOf files every planned step under the intended effect that it means, in Kafka order.
-func causesOf(o *Options, h *history, logged map[identity][]*Effect) map[identity][]cause {
+// Replays that a step explains are cleared.
+func causesOf(o *Options, h *history, logged map[identity][]*Effect, replays map[identity]int) map[identity][]cause {
 	out := map[identity][]cause{}
 	has := func(i identity) bool { return logged[i] != nil }
 	named := map[string][]string{} // operations by reference
@@ -229,7 +230,13 @@ func causesOf(o *Options, h *history, logged map[identity][]*Effect) map[identit
 					if c := o.class(s); c == ClassRead || c == ClassAggregate {
 						continue
 					}
-					id := choose(identities(o, w, s), has)
+					ids := identities(o, w, s)
+					id := choose(ids, has)
+					for _, i := range ids {
+						if _, repeated := replays[i]; repeated {
+							replays[i] = 0 // explained: a refusal is answered again too, and was never applied
+						}
+					}
 					out[id] = append(out[id], cause{w, n})
 				}
 			}
