@@ -88,6 +88,7 @@ func TestKillAtStates(t *testing.T) {
 				t.Errorf("the run shows too little: %+v", rep.Summary(0, 7))
 			}
 			c.onlyMeantCauses()
+			c.newestCustomers()
 			c.rewindAndSkip()
 		})
 	}
@@ -308,6 +309,49 @@ func (c *crash) onlyMeantCauses() {
 	if c.vendor == "plain" && causes[checkpoint.CauseAmbiguous] == 0 {
 		c.t.Error("no payment is parked as ambiguous, though answers were lost")
 	}
+}
+
+// newestCustomers: each customer at FinFusion has the newest version that was delivered. The effects log does not tell one
+// change of an object from another, so a reorder of changes shows only here.
+func (c *crash) newestCustomers() {
+	if c.vendor != "finfusion" {
+		return
+	}
+	c.t.Helper()
+	s := c.open()
+	defer s.Close()
+	var keys []checkpoint.EntityKey
+	for n := range c.events {
+		keys = append(keys, checkpoint.EntityKey{Entity: "customer", Key: fmt.Sprintf("cust_%06d", n+1)})
+	}
+	states, err := s.States(c.t.Context(), c.name, keys)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	seen := 0
+	for key, state := range states {
+		id := state.IDs["customer_id"]
+		if id == "" {
+			continue // refused, or deleted
+		}
+		var o struct {
+			Object struct {
+				Metadata map[string]string `json:"metadata"`
+			} `json:"object"`
+		}
+		if !c.sandbox.Object(c.t, id, &o) {
+			c.t.Errorf("customer %s is delivered as %s, which FinFusion does not know", key.Key, id)
+			continue
+		}
+		seen++
+		if got, want := o.Object.Metadata["source_version"], fmt.Sprint(state.Routes["finfusion.customer"].Version); got != want || o.Object.Metadata["external_id"] != key.Key {
+			c.t.Errorf("customer %s has version %s at FinFusion (external id %s), version %s was the last delivered", key.Key, got, o.Object.Metadata["external_id"], want)
+		}
+	}
+	if seen < 20 {
+		c.t.Errorf("only %d customers are at FinFusion: the run shows too little", seen)
+	}
+	c.t.Logf("%d customers have their newest version", seen)
 }
 
 func (c *crash) open() *sqlite.Store {
