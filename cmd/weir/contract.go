@@ -32,8 +32,9 @@ type schemaRow struct {
 	File        string `json:"file"`
 }
 
-// loadContract reads the embedded schemas and rules and those of the config's folder; cfg may be nil.
-func (a *app) loadContract(cfg *config.Config) (*contract, error) {
+// loadContract reads the embedded schemas and rules, those of the config's folder and those of further ones; cfg may be
+// nil.
+func (a *app) loadContract(cfg *config.Config, more ...fs.FS) (*contract, error) {
 	files, rules := []fs.FS{schema.EmbeddedFiles()}, []fs.FS{schema.EmbeddedRuleFiles()}
 	if cfg != nil && cfg.Schema.Dir != "" {
 		dir := a.Dir(cfg.Schema.Dir)
@@ -46,6 +47,7 @@ func (a *app) loadContract(cfg *config.Config) (*contract, error) {
 		files = append(files, dir)
 		rules = append(rules, dir)
 	}
+	files, rules = append(files, more...), append(rules, more...)
 	set, err := schema.NewSet(files...)
 	if err != nil {
 		return nil, yours("load schemas", err, "")

@@ -44,8 +44,8 @@ file. With --config given, or a weir.yaml in place, its schema.dir is listed too
 		Use:     "schema",
 		Short:   "Look at the schemas of canonical events",
 		Long:    "Look at the Avro schemas that canonical events are written and read with.",
-		Example: "  weir schema ls",
-	}, ls)
+		Example: "  weir schema ls\n  weir schema check ./schemas",
+	}, ls, newSchemaCheckCommand(a))
 }
 
 // optionalConfig is the config, nil if none was named and there is no default file.
