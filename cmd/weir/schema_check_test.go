@@ -34,7 +34,7 @@ func TestSchemaCheckExitCode(t *testing.T) {
 		if err := os.WriteFile(file, []byte(strings.Replace(next, c.old, c.repl, 1)), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if r := invoke(t, t.TempDir(), nil, "schema", "check", file); r.code != c.code || !strings.Contains(r.stdout+r.stderr, c.want) {
+		if r := invoke(t, "", nil, "schema", "check", file); r.code != c.code || !strings.Contains(r.stdout+r.stderr, c.want) {
 			t.Errorf("%s as %s: exit code %d, want %d with %q:\n%s%s", c.old, c.repl, r.code, c.code, c.want, r.stdout, r.stderr)
 		}
 	}
