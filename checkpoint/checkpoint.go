@@ -374,6 +374,7 @@ type Waiter struct {
 	Tenant    string
 	RefEntity string
 	RefKey    string
+	RefID     string    // name of the vendor id that is needed, "" if any will do
 	EntityKey EntityKey // of the waiting record
 	Since     time.Time
 	Parked    bool // it waits in the parked topic, not in a lane
@@ -548,7 +549,7 @@ type Store interface {
 	// (the route does not matter).
 	Seen(ctx context.Context, connector, eventID string, not Position) (bool, error)
 
-	// Await registers waiters. For each it says whether the referent has become present (or deleted) meanwhile,
+	// Await registers waiters. For each it says whether the referent has the vendor id meanwhile (or is deleted),
 	// in which case the waiter is registered as woken. The lookup and the registration are one transaction. A
 	// record and route has one waiter: a later one replaces it. One whose outcome is final is refused with
 	// ErrSettled, and nothing of the call is kept.

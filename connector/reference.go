@@ -78,7 +78,7 @@ func (c *Connector) stateNow(key checkpoint.EntityKey) (*checkpoint.State, error
 // it, so a referent that is delivered meanwhile cannot be missed.
 func (c *Connector) await(t *task, need profile.Need) (next, bool) {
 	w := t.Work
-	waiter := checkpoint.Waiter{Position: c.position(t), Tenant: w.event.Tenant, RefEntity: need.Entity, RefKey: need.Key, EntityKey: w.key, Since: c.now()}
+	waiter := checkpoint.Waiter{Position: c.position(t), Tenant: w.event.Tenant, RefEntity: need.Entity, RefKey: need.Key, RefID: need.ID, EntityKey: w.key, Since: c.now()}
 	var present []bool
 	err := c.persist("register a waiter", func() (err error) {
 		present, err = c.cfg.Store.Await(c.ctx, []checkpoint.Waiter{waiter})

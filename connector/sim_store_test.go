@@ -272,7 +272,7 @@ func (s *simStore) put(st *checkpoint.State) (woken int) {
 	}
 	s.states[st.EntityKey] = st.Clone()
 	for _, w := range s.waiters {
-		if !w.Woken && w.RefEntity == st.Entity && w.RefKey == st.Key && present(st, w.Tenant) {
+		if !w.Woken && w.RefEntity == st.Entity && w.RefKey == st.Key && present(st, w.Tenant, w.RefID) {
 			w.Woken = true
 			woken++
 		}
@@ -280,8 +280,8 @@ func (s *simStore) put(st *checkpoint.State) (woken int) {
 	return woken
 }
 
-func present(st *checkpoint.State, tenant string) bool {
-	return st != nil && st.Tenant == tenant && (st.Deleted || len(st.IDs) > 0)
+func present(st *checkpoint.State, tenant, id string) bool {
+	return st != nil && st.Tenant == tenant && (st.Deleted || id == "" && len(st.IDs) > 0 || id != "" && st.IDs[id] != "")
 }
 
 func (s *simStore) Evidence(_ context.Context, es []checkpoint.Evidence) error {
@@ -360,7 +360,7 @@ func (s *simStore) Await(_ context.Context, ws []checkpoint.Waiter) ([]bool, err
 	}
 	out := make([]bool, len(ws))
 	for i, w := range ws {
-		out[i] = present(s.states[checkpoint.EntityKey{Entity: w.RefEntity, Key: w.RefKey}], w.Tenant)
+		out[i] = present(s.states[checkpoint.EntityKey{Entity: w.RefEntity, Key: w.RefKey}], w.Tenant, w.RefID)
 		w.Woken = out[i]
 		s.waiters[w.Position] = &w
 	}

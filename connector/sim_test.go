@@ -798,7 +798,7 @@ func (d *simDriver) referentIsThere(e checkpoint.Parked) bool {
 	}
 	id, _ := ev.Fields["customer_id"].(string)
 	st := d.w.store.state(checkpoint.EntityKey{Entity: "customer", Key: id})
-	return present(st, ev.Tenant)
+	return present(st, ev.Tenant, "user_id")
 }
 
 // simProfile has what the embedded ones lack: a plan of two steps of which the second has class none, references of an

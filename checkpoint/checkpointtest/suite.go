@@ -53,6 +53,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Open) {
 		{"StatesOfConnectors", testStatesOfConnectors},
 		{"Seen", testSeen},
 		{"Await", testAwait},
+		{"AwaitOfAnID", testAwaitOfAnID},
 		{"AwaitWokenByTombstone", testAwaitWokenByTombstone},
 		{"AwaitOfParked", testAwaitOfParked},
 		{"AwaitOfSettled", testAwaitOfSettled},

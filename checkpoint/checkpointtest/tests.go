@@ -721,6 +721,37 @@ func testAwait(b *bundle) {
 	equal(b, "woken after an outcome", b.woken(p.Connector), awake(waiter(p, 2, "late"), waiter(p, 3, "late")))
 }
 
+// testAwaitOfAnID: an entity that has other vendor ids is not what a waiter waits for; a deleted one is, since then it
+// need not wait any longer.
+func testAwaitOfAnID(b *bundle) {
+	p, q := part("invoices", 0), part("customers", 0)
+	b.acquire(p)
+	l := b.acquire(q)
+	needs := func(off int64, id string) checkpoint.Waiter {
+		w := waiter(p, off, "c")
+		w.RefID = id
+		return w
+	}
+	b.settle(checkpoint.Batch{Settlements: []checkpoint.Settlement{{Lease: l, Row: row(1), State: referent("c")}}})
+	got, err := b.Await(b.ctx, []checkpoint.Waiter{needs(1, "user_id"), needs(2, "method_id"), needs(3, "method"), needs(4, "")})
+	b.must("await", err)
+	equal(b, "present", got, []bool{true, false, false, true})
+	b.reopen()
+	l = b.acquire(q)
+	equal(b, "woken by the same ids", b.settle(checkpoint.Batch{Settlements: []checkpoint.Settlement{{Lease: l, Row: row(2), State: referent("c")}}}).Woken, 0)
+	more := referent("c")
+	more.IDs["method_id"] = "m-1"
+	equal(b, "woken by the id", b.settle(checkpoint.Batch{Settlements: []checkpoint.Settlement{{Lease: l, Row: row(3), State: more}}}).Woken, 1)
+	var ids []string
+	for _, w := range b.woken(p.Connector) {
+		ids = append(ids, w.RefID)
+	}
+	equal(b, "who is woken, oldest first", ids, []string{"user_id", "method_id", ""})
+	gone := referent("c")
+	gone.IDs, gone.Deleted = nil, true
+	equal(b, "woken by the delete", b.settle(checkpoint.Batch{Settlements: []checkpoint.Settlement{{Lease: l, Row: row(4), State: gone}}}).Woken, 1)
+}
+
 func testAwaitWokenByTombstone(b *bundle) {
 	p, q := part("invoices", 0), part("customers", 0)
 	b.acquire(p)

@@ -431,8 +431,8 @@ func (s *Store) Woken(ctx context.Context, connector string, limit int) ([]check
 		if err != nil || id == 0 {
 			return err
 		}
-		return c.query("SELECT part, off, route, tenant, ref_entity, ref_key, entity, key, since, parked, woken FROM waiters WHERE connector = ? AND woken = 1 ORDER BY since, part, off, route LIMIT ?", func(v []driver.Value) error {
-			wt := checkpoint.Waiter{Tenant: asText(v[3]), RefKey: asText(v[5]), Since: asTime(v[8]), Parked: asInt(v[9]) == 1, Woken: asInt(v[10]) == 1}
+		return c.query("SELECT part, off, route, tenant, ref_entity, ref_key, entity, key, since, parked, woken, ref_id FROM waiters WHERE connector = ? AND woken = 1 ORDER BY since, part, off, route LIMIT ?", func(v []driver.Value) error {
+			wt := checkpoint.Waiter{Tenant: asText(v[3]), RefKey: asText(v[5]), Since: asTime(v[8]), Parked: asInt(v[9]) == 1, Woken: asInt(v[10]) == 1, RefID: asText(v[11])}
 			wt.Position.Offset, wt.EntityKey.Key = asInt(v[1]), asText(v[7])
 			var err error
 			if wt.Position.Partition, err = s.names.part(c, asInt(v[0])); err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -437,8 +438,12 @@ func (w *writer) saveState(connector int64, s *preparedState) (woken int, err er
 	if !s.present || w.cache.waiting[connector] == 0 {
 		return 0, nil
 	}
-	n, err := w.exec("UPDATE waiters SET woken = 1 WHERE connector = ? AND ref_entity = ? AND ref_key = ? AND tenant = ? AND woken = 0",
-		connector, entity, s.Key, s.Tenant)
+	q, args := "UPDATE waiters SET woken = 1 WHERE connector = ? AND ref_entity = ? AND ref_key = ? AND tenant = ? AND woken = 0", []driver.Value{connector, entity, s.Key, s.Tenant}
+	if !s.Deleted {
+		// Names of vendor ids are words of the profile and hold no comma.
+		q, args = q+" AND (ref_id IS NULL OR instr(?, ',' || ref_id || ',') > 0)", append(args, ","+strings.Join(slices.Collect(maps.Keys(s.IDs)), ",")+",")
+	}
+	n, err := w.exec(q, args...)
 	w.cache.waiting[connector] -= n
 	return int(n), err
 }
@@ -970,17 +975,24 @@ func (w *writer) await(a *checkpoint.Waiter) (present bool, err error) {
 		return false, err
 	}
 	// The one writer makes this look and the registration one: no settle can come between.
-	row := make([]driver.Value, 2)
-	found, err := w.c.one("SELECT present, tenant FROM states WHERE connector = ? AND entity = ? AND key = ?", row, p.connector, refEntity, a.RefKey)
+	row := make([]driver.Value, 3)
+	found, err := w.c.one("SELECT present, tenant, state FROM states WHERE connector = ? AND entity = ? AND key = ?", row, p.connector, refEntity, a.RefKey)
 	if err != nil {
 		return false, err
 	}
 	present = found && asInt(row[0]) == 1 && asText(row[1]) == a.Tenant
+	if present && a.RefID != "" {
+		s, err := parseState(bytesOf(row[2]), a.RefEntity, a.RefKey)
+		if err != nil {
+			return false, err
+		}
+		present = s.Deleted || s.IDs[a.RefID] != ""
+	}
 	if err := w.removeWaiter(p, a.Position.Offset, route); err != nil {
 		return false, err
 	}
-	if _, err := w.exec("INSERT INTO waiters (part, off, route, connector, tenant, ref_entity, ref_key, entity, key, since, parked, woken) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-		p.id, a.Position.Offset, route, p.connector, a.Tenant, refEntity, a.RefKey, entity, a.EntityKey.Key, millis(a.Since), flag(a.Parked), flag(present)); err != nil {
+	if _, err := w.exec("INSERT INTO waiters (part, off, route, connector, tenant, ref_entity, ref_key, entity, key, since, parked, woken, ref_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+		p.id, a.Position.Offset, route, p.connector, a.Tenant, refEntity, a.RefKey, entity, a.EntityKey.Key, millis(a.Since), flag(a.Parked), flag(present), text(a.RefID)); err != nil {
 		return false, err
 	}
 	p.waiters++
