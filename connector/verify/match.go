@@ -373,6 +373,12 @@ func checkUnmeant(rep *Report, o *Options, h *history, id identity, effects []*E
 		if len(r.rows) == 0 {
 			continue // reported as without outcome
 		}
+		if !o.Complete && h.pendingAfter(r) {
+			// A change of the object by a newer record of the key that is pending: some vendors log it under the
+			// reference that the object was created with.
+			rep.Effects.Unresolved++
+			return
+		}
 		rep.double(r, len(effects), at("effect_of_"+string(r.rows[0].outcome),
 			fmt.Sprintf("%s on route %s, but the vendor applied %s in its name", outcomeText(r.rows[0]), r.rows[0].route, id)))
 		return
