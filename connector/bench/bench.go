@@ -199,11 +199,15 @@ func (b *bench) topic(ctx context.Context) (string, error) {
 	return name, err
 }
 
+// publishGroup is how many events are due, and published, at once: the clock's own grain is about that at the highest
+// rates.
+const publishGroup = 16
+
 // publish writes the events, each when it is due.
 func (b *bench) publish(ctx context.Context, topic string, start time.Time, every time.Duration) error {
 	failed := make(chan error, 1)
 	for n := range b.values.values {
-		if every > 0 && n%16 == 0 { // sixteen at a time: the clock's own grain is about that at the highest rates
+		if every > 0 && n%publishGroup == 0 {
 			if wait := time.Until(start.Add(time.Duration(n) * every)); wait > 0 {
 				select {
 				case <-time.After(wait):

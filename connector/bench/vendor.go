@@ -87,7 +87,7 @@ func (v *vendor) handle(r request) answer {
 		var took []int64
 		for n, at := range v.at {
 			if n >= v.Warm && at > 0 {
-				took = append(took, max(0, at-v.Start-int64(n)*int64(v.Every)))
+				took = append(took, max(0, at-v.Start-int64(n-n%publishGroup)*int64(v.Every)))
 			}
 		}
 		slices.Sort(took)
