@@ -32,7 +32,7 @@ func TestDemo(t *testing.T) {
 	t.Parallel()
 	w := harness.NewWeir(t, harness.Build{})
 	dir := filepath.Join(t.TempDir(), "kept")
-	r := w.Start(t, "demo", "--for", "8s", "--events", "1200", "--seed", "3", "--keep", dir, "--json").Wait(t, demoMax)
+	r := w.Start(t, "demo", "--vendors", "all", "--for", "8s", "--events", "1200", "--seed", "3", "--keep", dir, "--json").Wait(t, demoMax)
 	if r.Code != 0 {
 		t.Fatalf("exit code %d, want 0\n%s\n%s", r.Code, r.Stdout, r.Stderr)
 	}
@@ -48,14 +48,14 @@ func TestDemo(t *testing.T) {
 		t.Fatal(err)
 	}
 	outcomes := s.Delivered + s.Accepted + s.Unchanged + s.Superseded + s.Folded + s.Ignored + s.Parked + s.DeadLettered
-	if s.Events != 1200 || outcomes != 2*s.Events { // one outcome for each event and connector
-		t.Errorf("%d events and %d outcomes, want 1200 and twice as many: %+v", s.Events, outcomes, s)
+	if s.Events != 1200 || outcomes != 3*s.Events { // one outcome for each event and connector
+		t.Errorf("%d events and %d outcomes, want 1200 and three times as many: %+v", s.Events, outcomes, s)
 	}
 	if s.Delivered == 0 || s.Superseded+s.Unchanged == 0 || s.Ignored == 0 || s.Parked == 0 || s.DeadLettered == 0 {
 		t.Errorf("the demo shows too little: %+v", s)
 	}
 	for _, want := range []string{"warning: vendor quotas are multiplied by 1000000", "gets SIGKILL", "CHECK   sound: ", "weir runs again", "OUTAGE  pushcash",
-		"OUTAGE  plain", "429     pushcash", "CLEAN: nothing lost", "ambiguous", "unsupported_country", "framing", " trace ", " parked ls ", " demo --reopen " + dir} {
+		"OUTAGE  plain", "OUTAGE  finfusion", "429     pushcash", "CLEAN: nothing lost", "ambiguous", "unsupported_country", "framing", " trace ", " parked ls ", " demo --reopen " + dir} {
 		if !strings.Contains(r.Stderr, want) {
 			t.Errorf("stderr does not say %q:\n%s", want, r.Stderr)
 		}

@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -108,7 +109,7 @@ func TestTrace(t *testing.T) {
 		if o.Outcome != "delivered" || !slices.Equal(verdicts(o), []string{"accept"}) || o.Attempts[0].Sent != "answered" || o.Attempts[0].Status/100 != 2 {
 			t.Errorf("%+v", o)
 		}
-		if e.EventID != "evt-inv-one-1" || e.Entity != "invoice" || e.Key != "inv-one" || e.Schema != "canonical.invoice-value/1" {
+		if e.EventID != "evt-inv-one-1" || e.Entity != "invoice" || e.Key != "inv-one" || e.Schema != fmt.Sprintf("canonical.invoice-value/%d", b.set.Reader("invoice").Version) {
 			t.Errorf("%+v", e)
 		}
 		sent := slices.ContainsFunc(b.sandbox.Applied(t), func(f harness.Effect) bool {

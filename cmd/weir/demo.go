@@ -50,6 +50,7 @@ type demoCmd struct {
 	keep       string
 	reopenDir  string
 	kills      bool
+	vendors    []string
 	limitScale float64
 }
 
@@ -58,7 +59,7 @@ func newDemoCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "See it deliver through crashes and outages, and be checked",
-		Long: `Start a broker and two vendors in this process, publish made-up events, and run weir beside them as a process of
+		Long: `Start a broker and some vendors in this process, publish made-up events, and run weir beside them as a process of
 its own. The vendors fail on purpose: errors, lost answers, slow answers, 429s, outages. The weir process is killed with
 SIGKILL and started again (--kill=false: not). When all is delivered, the independent checker compares the topics,
 weir's ledger and the vendors' own logs, and says whether anything was lost, doubled or out of order.
@@ -71,6 +72,7 @@ verdict is not clean, or records were left when nothing had moved for a minute. 
 a second one at once.`,
 		Example: `  weir demo
   weir demo --for 2m --events 100000
+  weir demo --vendors all
   weir demo --for 10s --keep ./demo --json | jq .lost
   weir demo --reopen ./demo`,
 		Args: exactly(),
@@ -91,6 +93,7 @@ a second one at once.`,
 	fs.StringVar(&c.keep, "keep", "", "folder for everything, new or empty; without it one among temporary files")
 	fs.StringVar(&c.reopenDir, "reopen", "", "serve the broker and the vendors of an earlier demo's folder again, until Ctrl-C")
 	fs.BoolVar(&c.kills, "kill", true, "kill the weir process with SIGKILL now and then")
+	fs.StringSliceVar(&c.vendors, "vendors", demoVendorsDefault, "vendors, separated by commas, of "+strings.Join(demoVendorsAll, ", ")+"; all: each of them")
 	fs.Float64Var(&c.limitScale, "limit-scale", demoLimitScale, "multiply all vendor quotas, in the sandboxes and in weir")
 	a.jsonFlag(cmd, "one JSON line at the end {events, delivered, accepted, unchanged, superseded, folded, ignored, parked, dead_lettered, lost, duplicated, reordered, seconds, seed}")
 	return cmd
@@ -105,6 +108,19 @@ func (c *demoCmd) plan(spanGiven bool) error {
 		return usageError("--events", fmt.Sprintf("%d is not within 0 to 10000000", c.events), "0 means as many as fit into --for")
 	case !(c.limitScale > 0) || c.limitScale > 1e9:
 		return usageError("--limit-scale", fmt.Sprintf("%v is not above 0 and at most 1e9", c.limitScale), "")
+	}
+	if slices.Equal(c.vendors, []string{"all"}) {
+		c.vendors = demoVendorsAll
+	}
+	seen := map[string]bool{}
+	for _, v := range c.vendors {
+		if !slices.Contains(demoVendorsAll, v) || seen[v] {
+			return usageError("--vendors", fmt.Sprintf("%q is no vendor of the demo, or is named twice", v), "use all, or some of "+strings.Join(demoVendorsAll, ","))
+		}
+		seen[v] = true
+	}
+	if len(c.vendors) == 0 {
+		return usageError("--vendors", "none is named", "use all, or some of "+strings.Join(demoVendorsAll, ","))
 	}
 	if c.events == 0 {
 		c.events = int(c.span.Seconds() * demoRate)
@@ -212,9 +228,9 @@ const (
 
 // open starts everything.
 func (d *demo) open(ctx context.Context) (err error) {
-	d.notef(demoIntro, d.span)
+	d.notef(demoIntro, d.span, strings.Join(d.vendors, " and "))
 	d.notef("warning: vendor quotas are multiplied by %s (--limit-scale)", plainNumber(d.limitScale))
-	if d.world, err = openDemoWorld(ctx, d.dir, demoPlace{LimitScale: d.limitScale, Seed: d.seed}); err != nil {
+	if d.world, err = openDemoWorld(ctx, d.dir, d.vendors, demoPlace{LimitScale: d.limitScale, Seed: d.seed}); err != nil {
 		return err
 	}
 	if err := d.writeDemoFiles(d.world, d.world.place(d.limitScale, d.seed)); err != nil {
@@ -227,7 +243,7 @@ func (d *demo) open(ctx context.Context) (err error) {
 	if d.admin, err = d.connect(ctx, d.cfg.Kafka); err != nil {
 		return err
 	}
-	for _, name := range demoVendors {
+	for _, name := range d.vendors {
 		h, err := d.newHistory(d.cfg, name)
 		if err != nil {
 			return err
@@ -259,7 +275,7 @@ func (d *demo) open(ctx context.Context) (err error) {
 	if d.log, err = d.Create(filepath.Join(d.dir, demoLogFile)); err != nil {
 		return yours("write the demo's folder", err, "")
 	}
-	d.screen.news(colourNone, "broker and vendors (%s) are up. On purpose %s", strings.Join(demoVendors, ", "), demoFaultsText)
+	d.screen.news(colourNone, "broker and vendors (%s) are up. On purpose %s", strings.Join(d.vendors, ", "), demoFaultsText)
 	return d.start()
 }
 
@@ -286,8 +302,8 @@ func (d *demo) close() error {
 	return errors.Join(errs...)
 }
 
-const demoIntro = `For %v, made-up customers, contracts and invoices go through Kafka to two
-vendors. The vendors fail on purpose, and weir itself is killed now and then. At
+const demoIntro = `For %v, made-up customers, contracts and invoices go through Kafka to %s.
+The vendors fail on purpose, and weir itself is killed now and then. At
 the end an independent checker says what was lost, done twice or out of order.
 `
 
@@ -337,7 +353,7 @@ func (d *demo) script() []demoAct {
 		}
 		down := min(3*time.Second, each/10)
 		for i, v := range d.world.vendors {
-			acts = append(acts, demoAct{at(0.30 + 0.25*float64(i)), func(context.Context) error { return d.outage(v, down) }})
+			acts = append(acts, demoAct{at(0.30 + 0.5*float64(i)/float64(len(d.world.vendors))), func(context.Context) error { return d.outage(v, down) }})
 		}
 		acts = append(acts, demoAct{at(0.70), func(context.Context) error { return d.throttle(d.world.vendors[0]) }})
 	}

@@ -35,7 +35,8 @@ func (p *demoPublisher) run(ctx context.Context) error {
 	defer producer.Close()
 	broken := p.events / demoBrokenEvery
 	mix := sample.Demo(p.seed, max(p.events-broken, 1))
-	mix.MagicShare = 0.005 // each 42901 among them closes Push Cash's quota for a second
+	mix.MagicShare = 0.005    // each 42901 among them closes Push Cash's quota for a second
+	mix.PaymentMethods = true // FinFusion's invoices need one, the others do not mind
 	g, err := sample.New(mix)
 	if err != nil {
 		return yours("--events", err, "")

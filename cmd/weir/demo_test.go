@@ -23,6 +23,8 @@ func TestDemoRefuses(t *testing.T) {
 		"not a directory":                 {"--keep", filepath.Join(full, "something", "below")},
 		"give the folder that weir demo":  {"--reopen", full},
 		"takes no arguments":              {"now"},
+		`"acme" is no vendor of the demo`: {"--vendors", "plain,acme"},
+		"is named twice":                  {"--vendors", "plain,plain"},
 	} {
 		if r := invoke(t, "", nil, append([]string{"demo"}, args...)...); r.code != exitYours || !strings.Contains(r.stderr, want) {
 			t.Errorf("demo %q: code %d, %s; want 2 and %q", args, r.code, r.stderr, want)
@@ -44,7 +46,7 @@ func TestDemoPlan(t *testing.T) {
 		{demoSpan, false, 50, 5 * time.Second, 50},
 		{demoSpan, false, 60 * demoRate, time.Minute, 60 * demoRate},
 	} {
-		d := &demoCmd{span: c.span, events: c.events, limitScale: 1}
+		d := &demoCmd{vendors: demoVendorsDefault, span: c.span, events: c.events, limitScale: 1}
 		if err := d.plan(c.given); err != nil || d.span != c.want || d.events != c.n {
 			t.Errorf("--for %v (given: %t) --events %d: %v and %d events, %v; want %v and %d", c.span, c.given, c.events, d.span, d.events, err, c.want, c.n)
 		}
@@ -105,7 +107,7 @@ func TestDemoVerdict(t *testing.T) {
 	} {
 		var out bytes.Buffer
 		a := &app{Env: &Env{Command: func(...string) *exec.Cmd { return &exec.Cmd{Path: "/usr/bin/weir"} }, Now: time.Now}}
-		d := &demo{demoCmd: &demoCmd{app: a}, dir: "/tmp/kept", world: &demoWorld{}, killed: 3, outages: 2, left: 12, midway: c.midway}
+		d := &demo{demoCmd: &demoCmd{vendors: demoVendorsDefault, app: a}, dir: "/tmp/kept", world: &demoWorld{}, killed: 3, outages: 2, left: 12, midway: c.midway}
 		if err := d.printVerdict(&out, c.ended, []*verify.Report{clean(), c.last}, c.clean, "cust_000598", 33.4); err != nil {
 			t.Fatal(err)
 		}

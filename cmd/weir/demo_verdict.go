@@ -115,7 +115,7 @@ func (d *demo) printVerdict(w io.Writer, ended demoEnd, reps []*verify.Report, c
 	fmt.Fprintf(&b, "The checker compared each record of the topics with weir's ledger and with what\nthe vendors logged. Each event has an outcome per vendor:\n\n")
 	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprint(tw, "\t")
-	for _, v := range demoVendors {
+	for _, v := range d.vendors {
 		fmt.Fprintf(tw, "%10s\t", v)
 	}
 	fmt.Fprintln(tw)
@@ -144,7 +144,7 @@ func (d *demo) printVerdict(w io.Writer, ended demoEnd, reps []*verify.Report, c
 	}
 	for i, r := range reps {
 		if !r.Clean() {
-			fmt.Fprintf(&b, "\nFound in connector %s:\n", demoVendors[i])
+			fmt.Fprintf(&b, "\nFound in connector %s:\n", d.vendors[i])
 			if err := r.WriteFindings(&b); err != nil {
 				return err
 			}
@@ -204,10 +204,10 @@ func (d *demo) writeReasons(b *strings.Builder, reps []*verify.Report) {
 			if r := []rune(reason); len(r) > 34 { // what is left of 80 columns
 				reason = string(r[:31]) + "..."
 			}
-			fmt.Fprintf(tw, "  %s\t%s\t%6s\t%s\t%s\n", demoVendors[i], strings.ReplaceAll(string(k.Outcome), "_", "-"), thousands(int64(k.Count)), k.Cause, reason)
+			fmt.Fprintf(tw, "  %s\t%s\t%6s\t%s\t%s\n", d.vendors[i], strings.ReplaceAll(string(k.Outcome), "_", "-"), thousands(int64(k.Count)), k.Cause, reason)
 		}
 		if more > 0 {
-			fmt.Fprintf(tw, "  %s\t(others)\t%6s\t\t\n", demoVendors[i], thousands(int64(more)))
+			fmt.Fprintf(tw, "  %s\t(others)\t%6s\t\t\n", d.vendors[i], thousands(int64(more)))
 		}
 	}
 	tw.Flush() // into b: cannot go wrong
@@ -230,7 +230,7 @@ func (d *demo) someParked(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	ps, err := store.Parked(context.WithoutCancel(ctx), checkpoint.ParkedQuery{Connector: demoVendors[0], States: []checkpoint.ParkedState{checkpoint.ParkedOpen}, Limit: 1})
+	ps, err := store.Parked(context.WithoutCancel(ctx), checkpoint.ParkedQuery{Connector: d.vendors[0], States: []checkpoint.ParkedState{checkpoint.ParkedOpen}, Limit: 1})
 	if len(ps) == 0 {
 		return "", errors.Join(err, store.Close())
 	}

@@ -16,9 +16,14 @@ import (
 	"github.com/weirsync/weir/connector/sandbox"
 )
 
-// demoVendors are the vendors of a demo; connectors, profiles and sandboxes have their names. Push Cash recognises
-// repeats, plain does not: only together do they show what weir does about either.
-var demoVendors = []string{"pushcash", "plain"}
+// demoVendorsAll are the vendors that a demo can have; connectors, profiles and sandboxes have their names.
+var demoVendorsAll = []string{"pushcash", "finfusion", "plain"}
+
+// demoVendorsDefault: Push Cash recognises repeats, plain does not. Only together do they show what weir does about either.
+var demoVendorsDefault = []string{"pushcash", "plain"}
+
+// demoKeys are keys of the form that each vendor gives out; the sandboxes take any.
+var demoKeys = map[string]string{"pushcash": "push_sandbox_", "finfusion": "dev_", "plain": ""}
 
 // demoSession is how long the broker waits for a process that was killed. Three seconds are half of what Kafka's
 // brokers allow by default: a demo is short.
@@ -53,14 +58,14 @@ type demoPlace struct {
 const (
 	demoPlaceFile  = "demo.json"
 	demoConfigFile = "weir.yaml"
-	demoKeyFile    = "api_key"
+	demoKeyFile    = "api_key" // after the vendor's name
 	demoStoreFile  = "weir.db"
 	demoLogFile    = "run.log"
 )
 
 // openDemoWorld starts broker and vendors with all that they keep in the folder, where place says, or anywhere if
 // it says nothing.
-func openDemoWorld(ctx context.Context, dir string, place demoPlace) (_ *demoWorld, err error) {
+func openDemoWorld(ctx context.Context, dir string, vendors []string, place demoPlace) (_ *demoWorld, err error) {
 	w := &demoWorld{dir: dir}
 	defer func() {
 		if err != nil {
@@ -81,7 +86,7 @@ func openDemoWorld(ctx context.Context, dir string, place demoPlace) (_ *demoWor
 	if w.broker, err = embedded.Start(ctx, embedded.Options{Dir: filepath.Join(dir, "kafka"), Port: port, Topics: topics}); err != nil {
 		return nil, environment("start the demo's broker", err, "")
 	}
-	for i, name := range demoVendors {
+	for i, name := range vendors {
 		v := &demoVendor{name: name, effects: filepath.Join(dir, name+".effects.jsonl")}
 		v.box, err = sandbox.New(name, sandbox.Options{LimitScale: place.LimitScale, Seed: place.Seed, EffectsFile: v.effects, Persist: filepath.Join(dir, "vendors")})
 		if err != nil {
@@ -139,7 +144,7 @@ connectors:
 `, q(w.broker.Addr()), demoSession, q("sqlite:"+filepath.Join(w.dir, demoStoreFile)))
 	for _, v := range w.vendors {
 		fmt.Fprintf(&b, "  %s:\n    profile: %s\n    base_url: %s\n    start: earliest\n    secrets: {api_key: %s}\n",
-			v.name, v.name, q(v.at.URL), q("${file:"+filepath.Join(w.dir, demoKeyFile)+"}"))
+			v.name, v.name, q(v.at.URL), q("${file:"+filepath.Join(w.dir, v.name+"."+demoKeyFile)+"}"))
 	}
 	return b.String()
 }
@@ -150,11 +155,11 @@ func (a *app) writeDemoFiles(w *demoWorld, place demoPlace) error {
 	if err != nil {
 		return err
 	}
-	for name, text := range map[string]string{
-		demoConfigFile: w.config(),
-		demoPlaceFile:  string(placed) + "\n",
-		demoKeyFile:    "push_sandbox_" + strings.Repeat("0", 32) + "\n", // of the vendor's form; the sandbox takes any
-	} {
+	files := map[string]string{demoConfigFile: w.config(), demoPlaceFile: string(placed) + "\n"}
+	for _, v := range w.vendors {
+		files[v.name+"."+demoKeyFile] = demoKeys[v.name] + strings.Repeat("0", 32) + "\n"
+	}
+	for name, text := range files {
 		if err := a.writeFile(filepath.Join(w.dir, name), text); err != nil {
 			return yours("write the demo's folder", err, "give a folder that can be written with --keep")
 		}
@@ -189,7 +194,11 @@ func (c *demoCmd) reopen(ctx context.Context) (err error) {
 	}
 	ctx, stop := c.interruptible(ctx, nil)
 	defer stop()
-	w, err := openDemoWorld(ctx, dir, place)
+	var vendors []string
+	for _, v := range place.Vendors {
+		vendors = append(vendors, v.Vendor)
+	}
+	w, err := openDemoWorld(ctx, dir, vendors, place)
 	if err != nil {
 		return err
 	}
