@@ -165,6 +165,7 @@ func failed(stdout string) bool {
 // add some.
 func parseGroup(out string) ([]GroupRow, error) {
 	var head map[string]int
+	width := 0 // columns of the head: more than head has, if a name stands there twice
 	var rows []GroupRow
 	for line := range strings.Lines(out) {
 		cols := strings.Fields(line)
@@ -172,7 +173,7 @@ func parseGroup(out string) ([]GroupRow, error) {
 			continue
 		}
 		if cols[0] == "GROUP" {
-			head = make(map[string]int)
+			head, width = make(map[string]int), len(cols)
 			for i, c := range cols {
 				head[c] = i
 			}
@@ -186,8 +187,8 @@ func parseGroup(out string) ([]GroupRow, error) {
 		if head == nil {
 			continue // remarks before the table
 		}
-		if len(cols) < len(head) {
-			return nil, fmt.Errorf("%d columns instead of %d in %q", len(cols), len(head), line)
+		if len(cols) < width {
+			return nil, fmt.Errorf("%d columns instead of %d in %q", len(cols), width, line)
 		}
 		text := func(name string) string {
 			i, ok := head[name]
