@@ -6,14 +6,19 @@ import (
 	"io"
 	"io/fs"
 	"math"
+	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"cel.dev/cel-go/cel"
+	celast "cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/common/types/traits"
 	"github.com/goccy/go-yaml"
+
+	"github.com/weirsync/weir/schema/shortcut"
 )
 
 // A Rule is one business rule as its file says it (design section 4). Expressions are CEL over the top-level
@@ -47,7 +52,13 @@ type Rules struct {
 
 type compiledRule struct {
 	Rule
-	when, expr cel.Program
+	when, expr *condition // when: nil for always
+}
+
+// A condition is a compiled expression.
+type condition struct {
+	prog  cel.Program
+	short shortcut.Func[*activation]
 }
 
 // EmbeddedRules are the rule files that are built in, compiled for set.
@@ -205,8 +216,13 @@ func (r *compiledRule) one(act *activation, i int) *Violation {
 	return v
 }
 
-func truth(p cel.Program, act cel.Activation) (bool, error) {
-	out, _, err := p.Eval(act)
+func truth(c *condition, act *activation) (bool, error) {
+	if v, ok := c.short(act); ok {
+		if b, isBool := v.(bool); isBool {
+			return b, nil
+		}
+	}
+	out, _, err := c.prog.Eval(act)
 	if err != nil {
 		return false, err
 	}
@@ -303,7 +319,7 @@ func (e *ruleEnv) compile(r Rule) (*compiledRule, error) {
 	return c, nil
 }
 
-func boolProgram(env *cel.Env, text string) (cel.Program, error) {
+func boolProgram(env *cel.Env, text string) (*condition, error) {
 	ast, iss := env.Compile(text)
 	if err := iss.Err(); err != nil {
 		return nil, err
@@ -311,7 +327,75 @@ func boolProgram(env *cel.Env, text string) (cel.Program, error) {
 	if ast.OutputType() != cel.BoolType {
 		return nil, fmt.Errorf("is %s, want bool", ast.OutputType())
 	}
-	return env.Program(ast, cel.EvalOptions(cel.OptOptimize))
+	prog, err := env.Program(ast, cel.EvalOptions(cel.OptOptimize))
+	if err != nil {
+		return nil, err
+	}
+	return &condition{prog, ruleShortcut(ast.NativeRep().Expr())}, nil
+}
+
+// ruleShortcut computes what rules are made of without the interpreter (package shortcut).
+func ruleShortcut(e celast.Expr) shortcut.Func[*activation] {
+	c := shortcut.Compiler[*activation]{Leaf: ruleLeaf}
+	return c.Compile(e)
+}
+
+func ruleLeaf(e celast.Expr) shortcut.Func[*activation] {
+	switch e.Kind() {
+	case celast.IdentKind:
+		name := e.AsIdent()
+		return func(a *activation) (any, bool) { return a.ResolveName(name) }
+	case celast.SelectKind:
+		s := e.AsSelect()
+		if s.IsTestOnly() {
+			break
+		}
+		of, field := ruleShortcut(s.Operand()), s.FieldName()
+		return func(a *activation) (any, bool) {
+			v, ok := of(a)
+			m, isRecord := v.(map[string]any)
+			if !ok || !isRecord {
+				return nil, false
+			}
+			v, ok = m[field]
+			return v, ok
+		}
+	case celast.CallKind:
+		c := e.AsCall()
+		switch name, args := c.FunctionName(), c.Args(); {
+		case name == "size" && !c.IsMemberFunction():
+			of := ruleShortcut(args[0])
+			return func(a *activation) (any, bool) {
+				v, ok := of(a)
+				switch v := v.(type) {
+				case string:
+					return int64(utf8.RuneCountInString(v)), ok
+				case []any:
+					return int64(len(v)), ok
+				}
+				return nil, false
+			}
+		case name == "isCurrency":
+			return ofText(ruleShortcut(args[0]), isCurrency)
+		case name == "matches" && c.IsMemberFunction() && args[0].Kind() == celast.LiteralKind:
+			pattern, _ := args[0].AsLiteral().Value().(string)
+			if re, err := regexp.Compile(pattern); err == nil { // CEL's own are Go's too
+				return ofText(ruleShortcut(c.Target()), re.MatchString)
+			}
+		}
+	}
+	return shortcut.GiveBack[*activation]
+}
+
+func ofText(of shortcut.Func[*activation], f func(string) bool) shortcut.Func[*activation] {
+	return func(a *activation) (any, bool) {
+		v, ok := of(a)
+		s, isText := v.(string)
+		if !ok || !isText {
+			return nil, false
+		}
+		return f(s), true
+	}
 }
 
 // provider tells CEL the fields of records, so that expressions are type-checked against the schema.

@@ -358,7 +358,7 @@ type program struct {
 	fast []string
 	null bool // fast: the last field may be null
 	// short tries to do without CEL.
-	short shortcut
+	short evaluation
 	// constant: the expression is a literal, value its value.
 	constant bool
 	value    any
