@@ -89,7 +89,7 @@ func (c *Connector) take(ctx context.Context, a kafka.Assignment, fresh map[stri
 	p := &partition{
 		id: id, lease: rec.Lease, set: lane.NewSet[*work](d.Offset), mapping: cur.Mapping, acquired: c.now(),
 		suspects: make(map[checkpoint.EntityKey]bool), last: rec.Last,
-		intake: make(chan struct{}, 1), intakeDone: make(chan struct{}), drained: make(chan struct{}),
+		intake: make(chan struct{}, 1), room: make(chan struct{}, 1), intakeDone: make(chan struct{}), drained: make(chan struct{}),
 		mark: d.Offset, committed: -1, horizon: max(cur.Horizon, d.Offset),
 	}
 	p.ctx, p.stop = context.WithCancel(c.ctx)
@@ -304,6 +304,8 @@ func (c *Connector) lost(p *partition, err error) {
 // drop forgets a partition and its lanes: they can never act again (loop).
 func (c *Connector) drop(p *partition) {
 	p.gone = true
+	c.horizonLanes -= len(p.horizonLanes)
+	p.horizonLanes = nil
 	p.lostLease.Store(true)
 	p.stop()
 	tp := kafka.TP{Topic: p.id.Topic, Partition: p.id.Index}

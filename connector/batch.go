@@ -93,7 +93,7 @@ func (c *Connector) launch(b *bundle) {
 
 // dispatchBundles starts workers for bundles while there is room (loop).
 func (c *Connector) dispatchBundles() {
-	for len(c.bundles) > 0 && c.inFlight < c.cfg.MaxInFlight {
+	for len(c.bundles) > 0 && c.roomToSend() {
 		b := c.bundles[0]
 		c.bundles[0] = nil
 		c.bundles = c.bundles[1:]

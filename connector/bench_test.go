@@ -27,7 +27,7 @@ const benchEvents = 20_000
 const benchInFlight = 256
 
 // benchVendor answers at once and counts.
-func benchVendor(b *testing.B) (url string, seen *atomic.Int64) {
+func benchVendor(b testing.TB) (url string, seen *atomic.Int64) {
 	seen = new(atomic.Int64)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
@@ -39,9 +39,9 @@ func benchVendor(b *testing.B) (url string, seen *atomic.Int64) {
 	return srv.URL, seen
 }
 
-func benchWorld(b *testing.B) *world {
+func benchWorld(b testing.TB, events int) *world {
 	w := newWorld(b, "plain", nil)
-	outs := make([]kafka.Out, benchEvents)
+	outs := make([]kafka.Out, events)
 	for i := range outs {
 		key := fmt.Sprintf("con_%06d", i)
 		outs[i] = kafka.Out{Topic: "canonical.contract", Partition: -1, Key: []byte(key), Value: w.encode("contract", fmt.Appendf(nil,
@@ -70,7 +70,7 @@ func report(b *testing.B, began time.Time, mem *runtime.MemStats) {
 // BenchmarkWeir is the whole way with everything on: Avro, rules, order per key, mapping, ledger with fsync.
 // Broker and vendor are in the same process, in both benchmarks.
 func BenchmarkWeir(b *testing.B) {
-	w := benchWorld(b)
+	w := benchWorld(b, benchEvents)
 	url, seen := benchVendor(b)
 	w.url = url
 	w.tweak = func(c *connector.Config) {
@@ -100,7 +100,7 @@ func BenchmarkWeir(b *testing.B) {
 // BenchmarkBare is the floor (design section 15): a franz-go consumer and net/http with as many requests in flight,
 // without order, Avro or ledger.
 func BenchmarkBare(b *testing.B) {
-	w := benchWorld(b)
+	w := benchWorld(b, benchEvents)
 	url, seen := benchVendor(b)
 	for b.Loop() {
 		want := seen.Load() + benchEvents

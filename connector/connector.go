@@ -155,6 +155,10 @@ type Connector struct {
 	kafkaBad   atomic.Pointer[trouble]
 	status     atomic.Pointer[Status]
 	mappings   mappings
+	// tasks hands a task to a worker that has nothing to do. Size 0: if none waits, a new one is started.
+	tasks          chan *task
+	readyLanes     atomic.Int64
+	waitingIntakes atomic.Int32
 	// lateApplyMax is the longest late_apply of the profile's operations.
 	lateApplyMax time.Duration
 
@@ -165,12 +169,15 @@ type Connector struct {
 	ready          []*keyLane
 	readyHead      int
 	inFlight       int
+	horizonLanes   int // of all partitions
 	gathering      map[batchKey]*bundle
 	bundles        []*bundle // ready to be sent
 	batch          checkpoint.Batch
 	batchTasks     []settled
 	evidence       []checkpoint.Evidence
 	flushing       bool
+	flushedAt      time.Time // when the last flush began
+	flushLater     bool      // a timer will ask for the next one
 	committing     bool
 	outage         *trouble // the vendor's, over all operations
 	asking         bool     // the health call is being made
@@ -221,6 +228,7 @@ type partition struct {
 	skips        []checkpoint.Skip
 
 	intake        chan struct{} // size 1: a hint that queued has batches
+	room          chan struct{} // size 1: a hint that readyLanes has changed
 	queued        batches
 	queuedRecords atomic.Int64
 	queuedBytes   atomic.Int64
@@ -260,6 +268,7 @@ func New(cfg Config, source func(kafka.Handler) (Source, error)) (*Connector, er
 		cfg:       cfg,
 		log:       cfg.Log.With("connector", cfg.Name),
 		box:       newMailbox(),
+		tasks:     make(chan *task),
 		ended:     make(chan struct{}),
 		gates:     make(map[string]*gateQueue),
 		routes:    make(map[string][]*profile.Route),

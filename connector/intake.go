@@ -73,11 +73,54 @@ func (c *Connector) intake(p *partition) {
 			}
 		}
 		for len(rs) > 0 {
+			if !c.awaitRoom(p) {
+				return
+			}
 			n := min(len(rs), intakeMax)
 			if !c.admitBatch(p, rs[:n]) {
 				return
 			}
 			rs = rs[n:]
+		}
+	}
+}
+
+// awaitRoom waits while more lanes are ready than the workers will take for a while: what would queue behind them is
+// kept as the bytes that it came in, a tenth of the memory that it takes once decoded. Lanes that wait, for a quota, an
+// outage or a reference, are not ready: behind them intake goes on, so that newer states conflate, up to the window.
+// It reports false when the assignment has ended.
+func (c *Connector) awaitRoom(p *partition) bool {
+	most := int64(max(readyMin, 2*c.cfg.MaxInFlight))
+	if c.readyLanes.Load() < most {
+		return true
+	}
+	// The loop stores readyLanes before it looks for waiting intakes, we say that we wait before we look at readyLanes:
+	// one of the two sees the other.
+	c.waitingIntakes.Add(1)
+	defer c.waitingIntakes.Add(-1)
+	for c.readyLanes.Load() >= most {
+		select {
+		case <-p.room:
+		case <-p.ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
+// readyMin is how many ready lanes do not hold intake up, however few requests may be in flight: two of its steps.
+const readyMin = 2 * intakeMax
+
+// giveRoom tells waiting intakes how many lanes are ready (loop).
+func (c *Connector) giveRoom() {
+	c.readyLanes.Store(int64(len(c.ready) - c.readyHead + c.horizonLanes)) // those that wait for the horizon are ready in a moment
+	if c.waitingIntakes.Load() == 0 {
+		return
+	}
+	for _, p := range c.parts {
+		select {
+		case p.room <- struct{}{}:
+		default:
 		}
 	}
 }
@@ -142,6 +185,7 @@ func (c *Connector) admitAll(p *partition, as []arrival) bool {
 			c.admit(p, &as[i])
 		}
 		c.window(p)
+		c.giveRoom() // before the next step of this intake looks
 	})
 	select {
 	case <-done:
@@ -191,10 +235,9 @@ func skipped(skips []checkpoint.Skip, offset int64) bool {
 // the partition until it can be read: good events are never dead-lettered. Before it waits, give hands over the records
 // before this one, which have nothing to wait for. It reports false when the assignment ended meanwhile.
 func (c *Connector) decode(p *partition, a *arrival, give func() bool) bool {
-	b := deliver.NewBackoff(250 * time.Millisecond)
-	waited := false
+	var b *deliver.Backoff
 	defer func() {
-		if waited {
+		if b != nil {
 			c.do(func() { c.clearHold(p) })
 		}
 	}()
@@ -218,14 +261,16 @@ func (c *Connector) decode(p *partition, a *arrival, give func() bool) bool {
 		if p.ctx.Err() != nil {
 			return false
 		}
-		if !waited && !give() {
-			return false
+		if b == nil {
+			if !give() {
+				return false
+			}
+			b = deliver.NewBackoff(250 * time.Millisecond)
 		}
 		wait := min(b.Next(), retryMax)
 		if _, ok := errors.AsType[*schema.AheadError](err); ok {
 			wait = deliver.BackoffMax
 		}
-		waited = true
 		c.do(func() { c.noteHold(p, err.Error()) })
 		select {
 		case <-time.After(wait):

@@ -58,6 +58,7 @@ func (c *Connector) ask(f func()) bool {
 // loop is the actor: it alone touches lanes, trackers and everything below "loop" in Connector.
 func (c *Connector) loop() {
 	defer close(c.ended)
+	defer close(c.tasks)
 	var buf []func()
 	for !c.quit {
 		<-c.box.ready
@@ -67,6 +68,7 @@ func (c *Connector) loop() {
 		}
 		clear(buf)
 		c.dispatch()
+		c.giveRoom()
 		c.flush()
 	}
 }
@@ -98,13 +100,23 @@ func (c *Connector) wake(l *keyLane) {
 	c.ready = append(c.ready, l)
 }
 
+// roomToSend reports whether one more request may start. Where the store takes outcomes more slowly than the vendor gives
+// them, sending waits for it: what is sent and not yet durable is sent again after a crash, and is kept in memory.
+func (c *Connector) roomToSend() bool {
+	return c.inFlight < c.cfg.MaxInFlight && len(c.batch.Settlements) < max(settlingMin, 2*c.cfg.MaxInFlight)
+}
+
+// settlingMin is how many outcomes may wait for the store, however few requests may be in flight: two transactions of
+// the size from which a larger one saves nothing.
+const settlingMin = 2 * flushRows
+
 // dispatch starts workers for the heads of ready lanes while there is room.
 func (c *Connector) dispatch() {
 	if c.failed != nil {
 		return
 	}
 	c.dispatchBundles()
-	for len(c.ready) > c.readyHead && c.inFlight < c.cfg.MaxInFlight {
+	for len(c.ready) > c.readyHead && c.roomToSend() {
 		l := c.ready[c.readyHead]
 		c.ready[c.readyHead] = nil
 		c.readyHead++
@@ -130,6 +142,7 @@ func (c *Connector) dispatch() {
 			// No record is dispatched before an offset above it is durable as the send horizon (design section 5).
 			l.Where = laneHorizon
 			p.horizonLanes = append(p.horizonLanes, l)
+			c.horizonLanes++
 			c.raise(p)
 			continue
 		}
@@ -140,7 +153,11 @@ func (c *Connector) dispatch() {
 		l.Where, l.Busy = laneBusy, true
 		c.inFlight++
 		p.inFlight++
-		go c.work(t)
+		select {
+		case c.tasks <- t:
+		default:
+			go c.worker(t)
+		}
 	}
 	if c.readyHead == len(c.ready) {
 		c.ready, c.readyHead = c.ready[:0], 0
@@ -256,6 +273,7 @@ func (c *Connector) raise(p *partition) {
 			p.horizon = max(p.horizon, h.Horizon)
 			lanes := p.horizonLanes
 			p.horizonLanes = nil
+			c.horizonLanes -= len(lanes)
 			for _, l := range lanes {
 				if l.Where == laneHorizon {
 					l.Where = laneIdle

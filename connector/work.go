@@ -115,7 +115,16 @@ type next struct {
 	present  bool // the referent has appeared meanwhile
 }
 
-// work runs one task as far as it goes without waiting, in a goroutine of its own.
+// worker works on tasks until the loop ends. There are as many as were ever busy at once, at most MaxInFlight: one that
+// is started for a task alone would grow its stack anew each time.
+func (c *Connector) worker(t *task) {
+	c.work(t)
+	for t := range c.tasks {
+		c.work(t)
+	}
+}
+
+// work runs one task as far as it goes without waiting.
 func (c *Connector) work(t *task) {
 	n := c.advance(t)
 	// A refused record says nothing of its entity's state, save that it may hold the key.

@@ -419,9 +419,10 @@ connectors:
     profile: %q
     base_url: %q
     start: earliest
+    secrets: {api_key: "${env:%s}"}
     topics: {%s: %q}
     delivery: {max_in_flight: %d}
-`, "sqlite:"+filepath.Join(dir, "weir.db"), name, profile, url, entity, topic, b.o.InFlight)
+`, "sqlite:"+filepath.Join(dir, "weir.db"), name, profile, url, keyVariable, entity, topic, b.o.InFlight)
 	file := filepath.Join(dir, "weir.yaml")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return "", fmt.Errorf("write the benchmark's config: %w", err)

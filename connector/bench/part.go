@@ -109,6 +109,9 @@ func Under(ctx context.Context, in io.Reader, out io.Writer, run func(context.Co
 	return errors.Join(err, <-done)
 }
 
+// keyVariable is the environment variable with the vendor's credential.
+const keyVariable = "WEIR_BENCH_KEY"
+
 // A part is a process of a run, seen from the controller.
 type part struct {
 	name string
@@ -125,6 +128,7 @@ const stopMax = 60 * time.Second
 func (b *bench) start(name string, args ...string) (*part, error) {
 	cmd := b.o.Command(name, args...)
 	cmd.Stderr = b.o.Log
+	cmd.Env = append(cmd.Environ(), keyVariable+"=benchmark") // the vendor takes any
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)

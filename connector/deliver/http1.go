@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/net/http/httpguts"
@@ -62,6 +63,7 @@ type direct struct {
 
 type directConn struct {
 	net.Conn
+	raw  syscall.RawConn // nil if it is no socket
 	r    *bufio.Reader
 	w    *bufio.Writer
 	left int64 // bytes that may still be read of the head of an answer, <0: no limit
@@ -118,7 +120,7 @@ func (d *direct) get(ctx context.Context, deadline time.Time) (*directConn, erro
 		d.idle = d.idle[:n-1]
 		d.mu.Unlock()
 		since := time.Since(c.used)
-		if since < connFresh || since < connIdleMax && stillOpen(c.Conn) {
+		if since < connFresh || since < connIdleMax && stillOpen(c.raw) {
 			return c, nil
 		}
 		c.drop()
@@ -131,6 +133,12 @@ func (d *direct) get(ctx context.Context, deadline time.Time) (*directConn, erro
 	}
 	c := &directConn{Conn: conn, w: bufio.NewWriterSize(conn, 4<<10)}
 	c.r = bufio.NewReaderSize(c, 4<<10)
+	if s, ok := conn.(syscall.Conn); ok {
+		if c.raw, err = s.SyscallConn(); err != nil {
+			c.drop()
+			return nil, err
+		}
+	}
 	return c, nil
 }
 

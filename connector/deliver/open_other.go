@@ -2,7 +2,7 @@
 
 package deliver
 
-import "net"
+import "syscall"
 
 // stillOpen cannot look without waiting here: a connection that was idle is not used again.
-func stillOpen(net.Conn) bool { return false }
+func stillOpen(syscall.RawConn) bool { return false }

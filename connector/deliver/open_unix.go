@@ -2,24 +2,16 @@
 
 package deliver
 
-import (
-	"net"
-	"syscall"
-)
+import "syscall"
 
 // stillOpen reports whether nothing has come on an idle connection, the end of it included. It does not wait. What is
 // no socket counts as open.
-func stillOpen(c net.Conn) bool {
-	s, ok := c.(syscall.Conn)
-	if !ok {
+func stillOpen(raw syscall.RawConn) bool {
+	if raw == nil {
 		return true
 	}
-	raw, err := s.SyscallConn()
-	if err != nil {
-		return false
-	}
 	open := false
-	err = raw.Read(func(fd uintptr) bool {
+	err := raw.Read(func(fd uintptr) bool {
 		var b [1]byte
 		_, err := syscall.Read(int(fd), b[:]) // sockets of package net do not block
 		open = err == syscall.EAGAIN || err == syscall.EWOULDBLOCK

@@ -87,6 +87,9 @@ func combined(v string, ans *Answer, u *Usage) {
 
 // count reads a number of requests, -1 if there is none. "100, 100;w=3600" and "100;w=60" count as 100.
 func count(s string) int {
+	if s == "" {
+		return -1 // most answers name none: ParseInt would make an error of each
+	}
 	if i := strings.IndexAny(s, ",;"); i >= 0 {
 		s = s[:i]
 	}

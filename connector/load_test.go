@@ -1,0 +1,115 @@
+package connector_test
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/weirsync/weir/checkpoint"
+	"github.com/weirsync/weir/connector"
+	"github.com/weirsync/weir/schema"
+)
+
+// A slowStore takes outcomes only when it is told to.
+type slowStore struct {
+	checkpoint.Store
+	gate chan struct{} // closed: as fast as it can
+}
+
+func (s slowStore) Settle(ctx context.Context, b checkpoint.Batch) (checkpoint.Result, error) {
+	select {
+	case <-s.gate:
+		return s.Store.Settle(ctx, b)
+	case <-ctx.Done():
+		return checkpoint.Result{}, ctx.Err()
+	}
+}
+
+// A store that is slower than the vendor holds sending up: what is sent and not yet durable would be sent again after
+// a crash, and it is kept in memory (promise 6). The window alone, 5,000 records of each partition, is no such bound.
+func TestSendingWaitsForTheStore(t *testing.T) {
+	const events, inFlight = 8000, 64
+	w := benchWorld(t, events)
+	url, seen := benchVendor(t)
+	w.url = url
+	gate := make(chan struct{})
+	w.tweak = func(c *connector.Config) {
+		c.Log = slog.New(slog.DiscardHandler)
+		c.MaxInFlight = inFlight
+		c.Store = slowStore{c.Store, gate}
+	}
+	w.start()
+	// As many as one transaction under way, 1,024 that wait for the next, and what was in flight then. The transaction
+	// under way is the first one: it began with what had an answer at once, at most all that was in flight.
+	const most = inFlight + 1024 + inFlight
+	last, since := int64(-1), time.Now()
+	for time.Since(since) < 500*time.Millisecond {
+		if n := seen.Load(); n != last {
+			last, since = n, time.Now()
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if last > most || last < 1024 {
+		t.Errorf("%d requests were sent while the store took no outcome, want 1,024 to %d", last, most)
+	}
+	close(gate)
+	for deadline := time.Now().Add(30 * time.Second); seen.Load() < events; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d events were sent after the store was back", seen.Load(), events)
+		}
+	}
+}
+
+// countingDecoder counts what was decoded.
+type countingDecoder struct {
+	schema.Decoder
+	n *atomic.Int64
+}
+
+func (d countingDecoder) Decode(ctx context.Context, r *schema.Record) (*schema.Event, error) {
+	d.n.Add(1)
+	return d.Decoder.Decode(ctx, r)
+}
+
+// While all requests that may be under way are, records wait as bytes: decoded, each would take ten times the memory.
+func TestIntakeWaitsForTheWorkers(t *testing.T) {
+	const events, inFlight, partitions = 8000, 64, 4
+	w := benchWorld(t, events)
+	release := make(chan struct{})
+	var seen, decoded atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		seen.Add(1)
+		<-release
+		w.WriteHeader(http.StatusOK)
+	}))
+	defer srv.Close()
+	w.url = srv.URL
+	w.tweak = func(c *connector.Config) {
+		c.Log = slog.New(slog.DiscardHandler)
+		c.MaxInFlight = inFlight
+		c.Decoder = countingDecoder{c.Decoder, &decoded}
+	}
+	w.start()
+	last, since := int64(-1), time.Now()
+	for time.Since(since) < 500*time.Millisecond {
+		if n := decoded.Load() + seen.Load(); n != last {
+			last, since = n, time.Now()
+		}
+		time.Sleep(time.Millisecond)
+	}
+	// 1,024 lanes that are ready, one step of 512 records of each partition that had begun before they were, and what is
+	// in flight.
+	if n := decoded.Load(); n > 1024+partitions*512+inFlight || n < 1024 {
+		t.Errorf("%d records were decoded while the vendor gave no answer, want 1,024 to %d", n, 1024+partitions*512+inFlight)
+	}
+	close(release)
+	for deadline := time.Now().Add(30 * time.Second); seen.Load() < events; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d events were sent after the vendor was back", seen.Load(), events)
+		}
+	}
+}
