@@ -46,15 +46,8 @@ func TestSendingWaitsForTheStore(t *testing.T) {
 	// As many as one transaction under way, 1,024 that wait for the next, and what was in flight then. The transaction
 	// under way is the first one: it began with what had an answer at once, at most all that was in flight.
 	const most = inFlight + 1024 + inFlight
-	last, since := int64(-1), time.Now()
-	for time.Since(since) < 500*time.Millisecond {
-		if n := seen.Load(); n != last {
-			last, since = n, time.Now()
-		}
-		time.Sleep(time.Millisecond)
-	}
-	if last > most || last < 1024 {
-		t.Errorf("%d requests were sent while the store took no outcome, want 1,024 to %d", last, most)
+	if n := settled(t, seen.Load, 1024); n > most {
+		t.Errorf("%d requests were sent while the store took no outcome, want 1,024 to %d", n, most)
 	}
 	close(gate)
 	for deadline := time.Now().Add(30 * time.Second); seen.Load() < events; time.Sleep(time.Millisecond) {
@@ -62,6 +55,23 @@ func TestSendingWaitsForTheStore(t *testing.T) {
 			t.Fatalf("%d of %d events were sent after the store was back", seen.Load(), events)
 		}
 	}
+}
+
+// settled waits until count has reached least, and then until it has not grown for half a second: what it is then.
+func settled(t *testing.T, count func() int64, least int64) int64 {
+	t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	last, since := int64(-1), time.Now()
+	for last < least || time.Since(since) < 500*time.Millisecond {
+		if n := count(); n != last {
+			last, since = n, time.Now()
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d after a minute, want %d", last, least)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return last
 }
 
 // countingDecoder counts what was decoded.
@@ -94,16 +104,9 @@ func TestIntakeWaitsForTheWorkers(t *testing.T) {
 		c.Decoder = countingDecoder{c.Decoder, &decoded}
 	}
 	w.start()
-	last, since := int64(-1), time.Now()
-	for time.Since(since) < 500*time.Millisecond {
-		if n := decoded.Load() + seen.Load(); n != last {
-			last, since = n, time.Now()
-		}
-		time.Sleep(time.Millisecond)
-	}
 	// 1,024 lanes that are ready, one step of 512 records of each partition that had begun before they were, and what is
 	// in flight.
-	if n := decoded.Load(); n > 1024+partitions*512+inFlight || n < 1024 {
+	if n := settled(t, decoded.Load, 1024); n > 1024+partitions*512+inFlight {
 		t.Errorf("%d records were decoded while the vendor gave no answer, want 1,024 to %d", n, 1024+partitions*512+inFlight)
 	}
 	close(release)
