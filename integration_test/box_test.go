@@ -67,11 +67,15 @@ type boxOptions struct {
 	ops        string           // ops.listen, default a port that nobody knows
 	delivery   string           // connectors.<name>.delivery
 	more       string           // further keys of the connector, in lines
+	clock      *harness.Clock   // of weir, if it is to be set
 }
 
 func newBox(t *testing.T, o boxOptions) *box {
 	t.Helper()
-	b := &box{t: t, vendor: o.vendor, topics: map[string]string{}, cluster: o.cluster, weir: harness.NewWeir(t, harness.Build{})}
+	b := &box{t: t, vendor: o.vendor, topics: map[string]string{}, cluster: o.cluster, weir: harness.NewWeir(t, harness.Build{Clock: o.clock != nil})}
+	if o.clock != nil {
+		b.weir.Env = append(b.weir.Env, o.clock.Env())
+	}
 	if b.cluster == nil {
 		b.cluster = harness.Broker(t)
 	}

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -232,8 +233,34 @@ func (c *runCmd) run(ctx context.Context) (err error) {
 	watching, stopWatching := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { reload.watch(watching, p.sum) })
+	wg.Go(func() { watchClock(watching, c.Now, log) })
 	defer func() { stopWatching(); wg.Wait() }()
 	return c.supervise(ctx, p, kc, store, registry, log)
+}
+
+// A wall clock that moves by clockStep against the monotonic one is said in the log. It is looked at every clockLook.
+const (
+	clockStep = 5 * time.Second
+	clockLook = time.Second
+)
+
+// watchClock says when the wall clock was set. Nothing has to be done then, since waits, quotas and leases go by the
+// monotonic clock; but times in the log and the ledger do not fit each other any more, and somebody will wonder.
+func watchClock(ctx context.Context, now func() time.Time, log *slog.Logger) {
+	tick := time.NewTicker(clockLook)
+	defer tick.Stop()
+	for last := now(); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		at := now()
+		if by := at.Round(0).Sub(last.Round(0)) - at.Sub(last); by.Abs() >= clockStep {
+			log.Warn("the clock was set, or the machine slept: times before and after this line differ by more than what passed; waits and quotas do not go by it", "by", by.Round(time.Millisecond).String())
+		}
+		last = at
+	}
 }
 
 // supervise runs all connectors until each has ended. One that fails is logged at once and is part of the error;

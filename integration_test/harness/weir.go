@@ -33,6 +33,8 @@ type Build struct {
 	Tags []string
 	// Race builds with the race detector.
 	Race bool
+	// Clock builds a binary whose wall clock a Clock sets.
+	Clock bool
 }
 
 // Weir is the weir binary with the environment in which a test runs it.
@@ -66,7 +68,7 @@ func newWeir(t testing.TB, path string) *Weir {
 }
 
 func (p *process) binary(b Build) (string, error) {
-	key := fmt.Sprintf("weir-%s-race-%t", strings.Join(slices.Sorted(slices.Values(b.Tags)), "-"), b.Race)
+	key := fmt.Sprintf("weir-%s-race-%t-clock-%t", strings.Join(slices.Sorted(slices.Values(b.Tags)), "-"), b.Race, b.Clock)
 	p.mu.Lock()
 	build, ok := p.weirs[key]
 	if !ok {
@@ -89,6 +91,13 @@ func (b Build) run(path string) error {
 	}
 	if b.Race {
 		args = append(args, "-race")
+	}
+	if b.Clock {
+		list, err := overlay(root, path+".overlay")
+		if err != nil {
+			return fmt.Errorf("build weir with a clock that can be set: %w", err)
+		}
+		args = append(args, "-overlay", list)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), buildMax)
 	defer cancel()
