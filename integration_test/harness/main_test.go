@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // childMode names what this binary does when it is started as a child of a test. It must not begin with WEIR_,
@@ -59,7 +60,7 @@ func childMain(mode string, args []string) int {
 	case "stubborn": // does not end on SIGTERM
 		signal.Ignore(syscall.SIGTERM)
 		fmt.Println("ready")
-		select {}
+		wait()
 	case "parent": // starts a child that holds a connection to the address, and waits for ever
 		cmd := exec.Command(os.Args[0], args...)
 		cmd.Env = append(os.Environ(), childMode+"=connect")
@@ -67,7 +68,7 @@ func childMain(mode string, args []string) int {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		select {}
+		wait()
 	case "connect":
 		c, err := net.Dial("tcp", args[0])
 		if err != nil {
@@ -79,6 +80,13 @@ func childMain(mode string, args []string) int {
 	}
 	fmt.Fprintln(os.Stderr, "no such mode:", mode)
 	return 2
+}
+
+// wait waits for ever. An empty select is a deadlock to a program without cgo in which nothing else may happen, and ends it.
+func wait() {
+	for {
+		time.Sleep(time.Hour)
+	}
 }
 
 // self is this test binary in place of weir.
