@@ -9,6 +9,7 @@ import (
 	"math"
 	"net/url"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/weirsync/weir/connector"
@@ -109,9 +110,13 @@ func runConnector(ctx context.Context, r connectorRun) error {
 	}
 	r.live.attach(c)
 	watch, stop := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() { defer close(done); watchRetention(watch, admin, kc.Topics, observer) }()
-	defer func() { stop(); <-done }()
+	var watchers sync.WaitGroup
+	watchers.Go(func() { watchRetention(watch, admin, kc.Topics, observer) })
+	if r.Contract != nil {
+		r.Contract.sender, r.Contract.drifted, r.Contract.log = sender, observer.Drifted, r.Log.With("connector", r.Name)
+		watchers.Go(func() { r.Contract.watch(watch) })
+	}
+	defer func() { stop(); watchers.Wait() }()
 	return c.Run(ctx)
 }
 

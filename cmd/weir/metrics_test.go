@@ -42,6 +42,7 @@ func TestMetricsPage(t *testing.T) {
 	o.Settled("v.customer", checkpoint.Delivered, time.Now())
 	o.Attempted("v.customer", "create", "success", 200, time.Millisecond)
 	o.Deprecated("create")
+	o.Drifted("missing_field", 1)
 	o.Breaker("create", deliver.Closed)
 	o.Quota("creates", 0.5)
 	o.Remaining(50)

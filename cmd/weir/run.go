@@ -41,6 +41,9 @@ type connectorRun struct {
 	// Watch is given the connector when it is made, nil-able.
 	Watch func(watched)
 
+	// Contract is what is checked from time to time, nil for nothing.
+	Contract *contractWatch
+
 	// Facts: the vendor calls back, so the topic of its facts is made.
 	Facts bool
 
@@ -145,6 +148,9 @@ func (c *runCmd) plan() (*runPlan, error) {
 		r := &connectorRun{
 			Name: name, Instance: c.Hostname, Config: k, Profile: compiled, Schemas: p.contract.set, Topics: map[string]string{},
 			LimitScale: c.limitScale, live: newLiveRun(k), StoreLost: slices.Contains(c.storeLost, name), AcceptGaps: gaps, AcceptTopics: c.acceptTopics,
+		}
+		if r.Contract, err = newContractWatch(k, compiled); err != nil {
+			problems = append(problems, yours("connectors."+name+".contract_check", err, ""))
 		}
 		if cfg.Webhooks.Listen != "" {
 			r.Facts, _ = calledBack(k, compiled)

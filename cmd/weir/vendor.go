@@ -23,12 +23,13 @@ func newVendorCommand(a *app) *cobra.Command {
 		Use:   "vendor",
 		Short: "Look at vendor profiles, test and compare them",
 		Long: `Work on vendor profiles before they meet a vendor: see what is built in, run a profile's own tests, see the requests
-that an event would cause, and which requests a change of a profile changes. Nothing is sent.`,
+that an event would cause, and which requests a change of a profile changes. Only check sends anything.`,
 		Example: `  weir vendor ls
   weir vendor test ./my-vendor.yaml
   weir vendor preview pushcash --event event.json
-  weir vendor diff pushcash ./pushcash.yaml --last 10000`,
-	}, newVendorList(a), newVendorShow(a), newVendorTest(a), newVendorPreview(a), newVendorDiff(a))
+  weir vendor diff pushcash ./pushcash.yaml --last 10000
+  weir vendor check pushcash --connector pushcash`,
+	}, newVendorList(a), newVendorShow(a), newVendorTest(a), newVendorPreview(a), newVendorDiff(a), newVendorCheck(a))
 }
 
 // A vendorRow is one line of `weir vendor ls --json`.

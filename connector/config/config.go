@@ -131,6 +131,12 @@ type Connector struct {
 	Limits      map[string]Limit  `yaml:"limits,omitempty" live:"true" desc:"Own numbers for limits that the profile declares, such as those of another tier or a share of them; by the limit's name in the profile." keypattern:"^[a-z][a-z0-9_]*$" keydesc:"the name of a limit"`
 	Delivery    Delivery          `yaml:"delivery,omitempty" desc:"Bounds of sending; a missing key means that of the file's delivery."`
 	Window      Window            `yaml:"window,omitempty" desc:"Look-ahead; a missing key means that of the file's window."`
+	Contract    *ContractCheck    `yaml:"contract_check,omitempty" desc:"Checks whether the vendor still answers as the profile believes; never if absent. See weir vendor check."`
+}
+
+// ContractCheck says how often a connector's contract is checked.
+type ContractCheck struct {
+	Every Duration `yaml:"every" required:"true" min:"1m" max:"744h" desc:"Time between two checks. The first one is made after five minutes, or after this time if it is shorter. Their requests count against the vendor's quota; in production only reads are made."`
 }
 
 // VendorTLS is how a vendor's server proves who it is. What we show to it are secrets that the profile names.
@@ -292,6 +298,10 @@ func (c *Config) WithDefaults() *Config {
 		if k.TLS != nil {
 			t := *k.TLS
 			e.TLS = &t
+		}
+		if k.Contract != nil {
+			t := *k.Contract
+			e.Contract = &t
 		}
 		e.Secrets = maps.Clone(k.Secrets)
 		e.Vars = maps.Clone(k.Vars)

@@ -41,6 +41,7 @@ type Observer struct {
 	requests   *prometheus.HistogramVec
 	circuit    *prometheus.GaugeVec
 	deprecated *prometheus.CounterVec
+	drift      *prometheus.GaugeVec
 	store      *prometheus.HistogramVec
 	storeErrs  *prometheus.CounterVec
 	superseded *prometheus.CounterVec
@@ -91,6 +92,7 @@ func New(r prometheus.Registerer, vendor Vendor, routes map[string][]string) *Ob
 	o.requests = histogram("http_client_request_duration_seconds", "Requests to the vendor.", []float64{.005, .01, .025, .05, .075, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10}, "server_address", "http_request_method", "http_response_status_code", "error_type")
 	o.circuit = gauge("weir_vendor_circuit_state", "1 for the state that the vendor's breakers have, the worst of its operations'.", "vendor", "state")
 	o.deprecated = counter("weir_vendor_deprecations_total", "Answers that say of an operation that it will go.", "vendor", "operation")
+	o.drift = gauge("weir_contract_drift", "Differences that the last contract check found, by kind.", "vendor", "kind")
 	o.used = gauge("weir_quota_used_ratio", "Part of a declared limit that is used, 0 to 1.", "vendor", "limit")
 	o.remaining = gauge("weir_vendor_rate_limit_remaining", "Requests that may start now, by our own count and what the vendor says; of the tightest limit.", "vendor")
 	o.throttled = counter("weir_vendor_throttle_wait_seconds_total", "Seconds in which requests waited for a quota.", "vendor")
@@ -177,6 +179,11 @@ func (o *Observer) Attempted(route, operation, outcome string, status int, took 
 // Deprecated counts an answer that says of its operation that it will go.
 func (o *Observer) Deprecated(operation string) {
 	o.deprecated.WithLabelValues(o.vendor, operation).Inc()
+}
+
+// Drifted shows how many differences of a kind the last contract check found.
+func (o *Observer) Drifted(kind string, n int) {
+	o.drift.WithLabelValues(o.vendor, kind).Set(float64(n))
 }
 
 // Breaker shows the vendor's breakers.

@@ -20,6 +20,9 @@ import (
 //go:embed pushcash.yaml plain.yaml finfusion.yaml
 var embedded embed.FS
 
+//go:embed testdata/contract
+var contracts embed.FS
+
 // Embedded lists the names of the built-in profiles.
 func Embedded() []string { return []string{"finfusion", "plain", "pushcash"} }
 
@@ -50,6 +53,8 @@ type Profile struct {
 	Description string
 
 	file         string
+	builtIn      bool
+	contract     string // folder of the file's contract, as the file names it
 	text         []byte
 	environments []environment
 	auths        []auth // alternatives: the first whose secrets are configured counts
@@ -244,7 +249,11 @@ func Load(nameOrPath string) (*Profile, error) {
 			hint := meant(nameOrPath, Embedded())
 			return nil, fmt.Errorf("profile %q: no built-in profile has that name; %s; a file of your own is given by its path, for example ./%s.yaml", nameOrPath, hint, nameOrPath)
 		}
-		return Parse(nameOrPath+".yaml", text)
+		p, err := Parse(nameOrPath+".yaml", text)
+		if err == nil {
+			p.builtIn = true
+		}
+		return p, err
 	}
 	f, err := os.Open(nameOrPath)
 	if err != nil {
@@ -339,6 +348,7 @@ func (r *reader) profile(n node, p *Profile) {
 		},
 		"verdicts": func(n node) { p.verdicts = r.verdicts(n) },
 		"webhooks": func(n node) { p.webhooks = r.webhooks(n) },
+		"contract": func(n node) { p.contract = r.text(n) },
 		"tests":    func(n node) { p.tests = r.tests(n) },
 	})
 	if p.auths == nil {
