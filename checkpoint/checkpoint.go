@@ -290,6 +290,9 @@ type Begin struct {
 	// begun in one call. A member of a batch that is begun again on the same step, in another batch or alone, is begun
 	// anew: the earlier request was answered, and without an effect of the member's.
 	Batch *BatchSend
+	// Credential is the fingerprint of the credential that the request carries, where the vendor looks its key up under
+	// that; else "". Begun again with another one, on the same step, the earlier request had no effect.
+	Credential string
 }
 
 // A BatchSend is a record's place in a request that carries several (design section 6, Batch).

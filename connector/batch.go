@@ -2,6 +2,7 @@ package connector
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -38,6 +39,9 @@ type bundle struct {
 	id      string // once begun: also the request's idempotency key
 	begun   bool
 	request *profile.Request
+
+	credential string // see work
+	doubt      bool
 
 	renewed   bool // a token was renewed for it
 	tries     int
@@ -206,7 +210,15 @@ func (c *Connector) exchangeBundle(b *bundle) bundleNext {
 	}
 	b.tries++
 	c.cfg.Observer.Batched(op.Name, len(b.items))
-	ex := c.cfg.Sender.Send(c.ctx, b.request)
+	ex := c.cfg.Sender.SendAs(c.ctx, b.request, b.credential)
+	if errors.Is(ex.Err, deliver.ErrOtherCredential) {
+		b.gate.Leave(pass, c.now(), deliver.Unused)
+		if b.doubt {
+			return c.allUnresolved(b, otherCredential)
+		}
+		b.begun, b.request = false, nil // anew, with the one that there is
+		return c.exchangeBundle(b)
+	}
 	c.cfg.Fail("answered")
 	return c.judgeBundle(b, pass, ex)
 }
@@ -228,12 +240,15 @@ func (c *Connector) beginBundle(b *bundle) error {
 	if b.begun {
 		return nil
 	}
+	if b.op.KeyScoped {
+		b.credential = c.cfg.Sender.Carries()
+	}
 	begins := make([]checkpoint.Begin, len(b.items))
 	for i, t := range b.items {
 		w := t.Work
 		begins[i] = checkpoint.Begin{Lease: b.part.lease, Offset: t.Offset, Route: t.Route.Name, Step: b.step.Name, Operation: b.op.Name,
 			Key: b.request.IdempotencyKey, Fingerprint: w.request.Fingerprint, Generation: w.gens[w.step], Event: ledgerEvent(w), Mapping: w.mapping, At: c.now(),
-			Batch: &checkpoint.BatchSend{ID: b.id, Index: i, Size: len(b.items), First: first, Last: last}}
+			Credential: b.credential, Batch: &checkpoint.BatchSend{ID: b.id, Index: i, Size: len(b.items), First: first, Last: last}}
 	}
 	if err := c.persist("begin a batch", func() error { return c.cfg.Store.Begin(c.ctx, begins) }); err != nil {
 		return err
@@ -258,6 +273,7 @@ func (c *Connector) judgeBundle(b *bundle, pass *deliver.Pass, ex deliver.Exchan
 			j, accepted = profile.Judgement{Verdict: profile.Retry, Reason: "answer_incomplete: " + err.Error()}, false
 		}
 	}
+	b.doubt = b.doubt || mayHaveEffect(ex, j)
 	if changed := b.gate.Leave(pass, now, health); changed || pass.Probe {
 		detail := answerWords(ex)
 		if ex.Err != nil {
@@ -292,6 +308,12 @@ func (c *Connector) judgeBundle(b *bundle, pass *deliver.Pass, ex deliver.Exchan
 	case profile.Halt:
 		if !b.renewed && ex.Sent == checkpoint.Answered && c.cfg.Sender.Expired(ex) {
 			b.renewed = true
+			if op.KeyScoped && c.cfg.Sender.Carries() != ex.Credential {
+				if b.doubt {
+					return c.allUnresolved(b, otherCredential)
+				}
+				b.begun, b.request = false, nil
+			}
 			return bundleNext{at: now, why: "token", tried: true}
 		}
 		if slices.ContainsFunc(b.items, func(t *task) bool { return t.Work.passes > 0 }) && ex.Sent == checkpoint.Answered && len(b.items) > 1 && j.NoEffect {
@@ -544,6 +566,7 @@ func (c *Connector) rejoin(t *task, b checkpoint.Begin) (next, bool) {
 		w.plan = []checkpoint.Step{{Step: w.steps[w.step].Name, Operation: op.Name, IdempotencyKey: req.IdempotencyKey, Generation: w.gens[w.step], IDs: w.in.IDs}}
 	}
 	w.request, w.batch, w.planned = req, b.Batch, true
+	w.credential, w.doubt = b.Credential, true
 	return n, true
 }
 
@@ -576,7 +599,8 @@ func (c *Connector) rejoined(t *task, broken string) {
 		r.items = nil
 		slices.SortFunc(items, func(a, b *task) int { return cmp.Compare(a.Work.batch.Index, b.Work.batch.Index) })
 		op := w.steps[w.step].Operation
-		c.bundles = append(c.bundles, &bundle{batchKey: batchKey{w.part, w.steps[w.step]}, op: op, gate: c.gates[op.Name], items: items, id: w.batch.ID, begun: true})
+		c.bundles = append(c.bundles, &bundle{batchKey: batchKey{w.part, w.steps[w.step]}, op: op, gate: c.gates[op.Name], items: items, id: w.batch.ID, begun: true,
+			credential: w.credential, doubt: true})
 	}
 }
 

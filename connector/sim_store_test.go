@@ -169,8 +169,10 @@ func (s *simStore) Begin(_ context.Context, bs []checkpoint.Begin) error {
 		if len(b.Plan) > 0 && o.Plan == nil {
 			o.Plan = slices.Clone(b.Plan)
 		}
-		if b.Step != "" && !slices.ContainsFunc(o.Begins, func(x checkpoint.Begin) bool { return x.Step == b.Step }) {
+		if i := slices.IndexFunc(o.Begins, func(x checkpoint.Begin) bool { return x.Step == b.Step }); b.Step != "" && i < 0 {
 			o.Begins = append(o.Begins, b)
+		} else if b.Step != "" && o.Begins[i].Credential != b.Credential {
+			o.Begins[i] = b
 		}
 	}
 	return errors.Join(errs...)

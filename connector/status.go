@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/weirsync/weir/checkpoint"
+	"github.com/weirsync/weir/connector/deliver"
 	"github.com/weirsync/weir/connector/kafka"
 )
 
@@ -34,6 +35,8 @@ type Status struct {
 	Parked     int               `json:"parked"`
 	ETASeconds *float64          `json:"eta_seconds"`
 	Partitions []PartitionStatus `json:"partitions"`
+	// Credentials says when requests carried which value of the secret; none where the vendor wants none.
+	Credentials []deliver.Use `json:"credentials,omitempty"`
 }
 
 // PartitionStatus is what a connector says of one partition. End is -1 if it is not known.
@@ -48,10 +51,12 @@ type PartitionStatus struct {
 
 // Status is the connector's status as of at most a second ago. Safe for concurrent use.
 func (c *Connector) Status() Status {
-	if s := c.status.Load(); s != nil {
-		return *s
+	s := Status{Name: c.cfg.Name, State: StateRunning, Since: c.started, Partitions: []PartitionStatus{}}
+	if at := c.status.Load(); at != nil {
+		s = *at
 	}
-	return Status{Name: c.cfg.Name, State: StateRunning, Since: c.started, Partitions: []PartitionStatus{}}
+	s.Credentials = c.cfg.Sender.Uses()
+	return s
 }
 
 // Ready reports whether Kafka and the store are reachable, and if not, why. A vendor's health is not ours.

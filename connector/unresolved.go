@@ -86,6 +86,9 @@ func (c *Connector) probe(t *task, step *profile.Step) (next, bool) {
 		return c.park(t, exhausted(len(w.attempts), "the probe found no effect")), true
 	case said.Verdict == probeAbsent:
 		w.probing, w.firstSent = false, time.Time{}
+		if step.Operation.KeyScoped {
+			w.begun, w.doubt = false, false // any credential will do
+		}
 		return next{}, false
 	case j.Verdict == profile.Halt && !w.renewed && ex.Sent == checkpoint.Answered && c.cfg.Sender.Expired(ex):
 		w.renewed = true

@@ -41,6 +41,10 @@ type work struct {
 	plan    []checkpoint.Step
 	request *profile.Request // of the next step, once built: a repeat sends the same bytes
 	begun   bool             // the next step's Begin is durable
+	// Where the vendor looks keys up under a credential: the fingerprint of that which the next step's request carries, and
+	// whether one that carried it may have had its effect. Then no other credential may take its place.
+	credential string
+	doubt      bool
 
 	batch        *checkpoint.BatchSend // the batch that it rejoins
 	rejoinBroken string                // why that cannot be repeated
@@ -441,8 +445,12 @@ func (c *Connector) begunBefore(t *task) (next, bool) {
 		}
 	}
 	w.begun = true
+	w.credential, w.doubt = b.Credential, true
 	return next{}, false
 }
+
+// otherCredential says why a send is not repeated under another credential.
+const otherCredential = "it may have had its effect, and the vendor would not recognise its idempotency key under another credential than the one that it was sent with, which is gone or refused"
 
 // keyGone says why the vendor may no longer know the idempotency key of a send that was begun at a time of the wall
 // clock, "" if it does.
@@ -512,11 +520,14 @@ func (c *Connector) send(t *task) (n next, done bool) {
 	}
 	// After a change of mapping the send horizon still speaks for the old one, so each send says which made it.
 	mixed := w.part.mapping != "" && w.part.mapping != c.cfg.Profile.Version
-	if (op.Class == profile.ClassNone || op.KeyRetention > 0 || op.Batch != nil || t.Released || mixed) && !w.begun {
+	if op.KeyScoped && !w.begun {
+		w.credential = c.cfg.Sender.Carries()
+	}
+	if (op.Class == profile.ClassNone || op.KeyRetention > 0 || op.KeyScoped || op.Batch != nil || t.Released || mixed) && !w.begun {
 		err := c.persist("begin a send", func() error {
 			return c.cfg.Store.Begin(c.ctx, []checkpoint.Begin{{Lease: w.part.lease, Offset: t.Offset, Route: t.Route.Name, Step: step.Name,
 				Operation: op.Name, Key: w.request.IdempotencyKey, Fingerprint: w.request.Fingerprint, Generation: w.gens[w.step],
-				Event: ledgerEvent(w), Mapping: w.mapping, At: c.now()}})
+				Event: ledgerEvent(w), Mapping: w.mapping, At: c.now(), Credential: w.credential}})
 		})
 		if err != nil {
 			gate.Leave(pass, c.now(), deliver.Unused)
@@ -531,7 +542,15 @@ func (c *Connector) send(t *task) (n next, done bool) {
 		return c.unresolved(t, op, "its send is older than the vendor keeps idempotency keys, so a repeat could be a second effect", nil)
 	}
 	w.sent, w.single = true, true
-	ex := c.cfg.Sender.Send(c.ctx, w.request)
+	ex := c.cfg.Sender.SendAs(c.ctx, w.request, w.credential)
+	if errors.Is(ex.Err, deliver.ErrOtherCredential) {
+		gate.Leave(pass, c.now(), deliver.Unused)
+		if w.doubt {
+			return c.unresolved(t, op, otherCredential, nil)
+		}
+		w.begun = false // anew, with the one that there is
+		return next{}, false
+	}
 	c.cfg.Fail("answered")
 	return c.judge(t, step, gate, pass, ex)
 }
@@ -557,9 +576,15 @@ func (c *Connector) judge(t *task, step *profile.Step, gate *gateQueue, pass *de
 			j = profile.Judgement{Verdict: profile.Retry, Reason: "answer_incomplete: " + err.Error()}
 		}
 	}
+	w.doubt = w.doubt || mayHaveEffect(ex, j)
 	a := c.noteAttempt(t, step, ex, j, "")
 	c.leave(t, gate, pass, ex, j, health, a.Detail)
 	return c.act(t, step, gate, ex, j, res, a, health)
+}
+
+// mayHaveEffect reports whether a request that is to be made again may have had its effect already.
+func mayHaveEffect(ex deliver.Exchange, j profile.Judgement) bool {
+	return ex.Sent == checkpoint.AnswerLost || ex.Sent == checkpoint.Answered && j.Verdict == profile.Retry && !j.NoEffect
 }
 
 // weigh says how an exchange reads, and what it says of the vendor's health.
@@ -642,8 +667,15 @@ func (c *Connector) act(t *task, step *profile.Step, gate *gateQueue, ex deliver
 		return next{verdict: verdict{outcome: checkpoint.Ignored, reason: j.Reason, state: c.stepState(t, step, nil)}}, true
 	case profile.Halt:
 		if !w.renewed && ex.Sent == checkpoint.Answered && c.cfg.Sender.Expired(ex) {
-			// Tokens end, revoked or by another clock than ours: once with a fresh one, before anybody is alarmed.
+			// Tokens end, revoked or by another clock than ours, and keys are changed: once with a fresh one, before anybody
+			// is alarmed.
 			w.renewed = true
+			if op.KeyScoped && c.cfg.Sender.Carries() != ex.Credential {
+				if w.doubt {
+					return c.unresolved(t, op, otherCredential, &a)
+				}
+				w.begun = false
+			}
 			return next{kind: nextRetry, at: now, why: "token", evidence: &a}, true
 		}
 		if w.passes > 0 && ex.Sent == checkpoint.Answered {
@@ -783,6 +815,7 @@ func (w *work) atStep(state *checkpoint.State) {
 	w.in = input(w.event, state)
 	w.in.Refs = refs
 	w.request, w.checked, w.begun, w.backoff, w.firstSent = nil, false, false, nil, time.Time{}
+	w.credential, w.doubt = "", false
 }
 
 // stepState is the entity's state after a step: what it gave is remembered, what it ends is forgotten, with the

@@ -488,11 +488,17 @@ func testBegin(b *bundle) {
 	changed := first
 	changed.Key, changed.Fingerprint, changed.Generation = "other", "other", 9
 	b.must("begin again", b.Begin(b.ctx, []checkpoint.Begin{changed}))
+	refused := checkpoint.Begin{Lease: l, Offset: 6, Route: "create", Step: "create", Key: "k6", At: at(3), Credential: "old"}
+	anew := refused
+	anew.At, anew.Credential = at(5), "new"
+	b.must("begin with a credential that is refused", b.Begin(b.ctx, []checkpoint.Begin{refused}))
+	b.must("begin with another one", b.Begin(b.ctx, []checkpoint.Begin{anew}))
 	b.must("evidence", b.Evidence(b.ctx, []checkpoint.Evidence{{Position: checkpoint.Position{Partition: p, Offset: 4, Route: "create"}, Attempt: checkpoint.Attempt{N: 1, At: at(2), Verdict: "retry", Sent: checkpoint.AnswerLost}}}))
 	b.reopen()
 	want := []checkpoint.Open{
 		{Offset: 2, Route: "create", Mapping: "m3", Begins: []checkpoint.Begin{third}},
 		{Offset: 4, Route: "create", Mapping: first.Mapping, Begins: []checkpoint.Begin{first, second}, Attempts: []checkpoint.Attempt{{N: 1, At: at(2), Verdict: "retry", Sent: checkpoint.AnswerLost}}},
+		{Offset: 6, Route: "create", Begins: []checkpoint.Begin{anew}},
 	}
 	r := b.recover(p)
 	equal(b, "open", r.Open, want)
@@ -500,7 +506,7 @@ func testBegin(b *bundle) {
 		b.Error("a record without a stored plan has one")
 	}
 	b.settle(one(r.Lease, row(4)))
-	equal(b, "open after the outcome", b.recover(p).Open, want[:1])
+	equal(b, "open after the outcome", b.recover(p).Open, []checkpoint.Open{want[0], want[2]})
 }
 
 // testBeginOfBatch: a member keeps its place in the batch, the same begin again changes nothing, and one in another

@@ -64,14 +64,14 @@ func (s *Store) openWhere(c *conn, part, from, to int64) ([]*openRecord, error) 
 	}, args...); err != nil {
 		return nil, err
 	}
-	if err := c.query("SELECT part, off, route, step, operation, key, fingerprint, generation, mapping, at, epoch, event, batch FROM begins"+where+" ORDER BY t.at", func(v []driver.Value) error {
+	if err := c.query("SELECT part, off, route, step, operation, key, fingerprint, generation, mapping, at, epoch, event, batch, credential FROM begins"+where+" ORDER BY t.at", func(v []driver.Value) error {
 		o, err := get(v)
 		if err != nil {
 			return err
 		}
 		o.begun = true
 		b := checkpoint.Begin{Offset: o.Offset, Route: o.Route, Step: asText(v[3]), Operation: asText(v[4]), Key: asText(v[5]),
-			Fingerprint: asText(v[6]), Generation: uint32(asInt(v[7])), Mapping: asText(v[8]), At: asTime(v[9])}
+			Fingerprint: asText(v[6]), Generation: uint32(asInt(v[7])), Mapping: asText(v[8]), At: asTime(v[9]), Credential: asText(v[13])}
 		b.Lease.Epoch = uint64(asInt(v[10]))
 		if b.Lease.Partition, err = s.names.part(c, o.key.part); err != nil {
 			return err

@@ -70,7 +70,7 @@ func TestMigrationOfNonces(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Close()
-	runSQL(t, path, "DROP TABLE nonces; ALTER TABLE begins DROP COLUMN batch; ALTER TABLE waiters DROP COLUMN ref_id; PRAGMA user_version = 1")
+	runSQL(t, path, "DROP TABLE nonces; ALTER TABLE begins DROP COLUMN batch; ALTER TABLE begins DROP COLUMN credential; ALTER TABLE waiters DROP COLUMN ref_id; PRAGMA user_version = 1")
 	s = mustOpen(t, path, Options{})
 	if s.ID() != id {
 		t.Error("the store has another id")

@@ -668,14 +668,15 @@ func (w *writer) begin(p *part, b *checkpoint.Begin, event driver.Value) error {
 	if err != nil {
 		return err
 	}
-	n, err := w.exec("INSERT OR IGNORE INTO begins (part, off, route, step, operation, key, fingerprint, generation, mapping, at, epoch, event, batch) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+	n, err := w.exec("INSERT OR IGNORE INTO begins (part, off, route, step, operation, key, fingerprint, generation, mapping, at, epoch, event, batch, credential) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 		p.id, b.Offset, route, b.Step, text(b.Operation), text(b.Key), text(b.Fingerprint), int64(b.Generation), text(b.Mapping), millis(b.At),
-		int64(b.Lease.Epoch), event, batch)
+		int64(b.Lease.Epoch), event, batch, text(b.Credential))
 	if n == 0 && err == nil {
-		// There: our own earlier write, which stays as it is, or a batch that was answered without an effect.
-		_, err = w.exec("UPDATE begins SET operation = ?, key = ?, fingerprint = ?, generation = ?, mapping = ?, at = ?, epoch = ?, batch = ? WHERE part = ? AND off = ? AND route = ? AND step = ? AND batch IS NOT NULL AND batch IS NOT ?",
-			text(b.Operation), text(b.Key), text(b.Fingerprint), int64(b.Generation), text(b.Mapping), millis(b.At), int64(b.Lease.Epoch), batch,
-			p.id, b.Offset, route, b.Step, batch)
+		// There: our own earlier write, which stays as it is, or a batch that was answered without an effect, or a request
+		// whose credential was refused.
+		_, err = w.exec("UPDATE begins SET operation = ?, key = ?, fingerprint = ?, generation = ?, mapping = ?, at = ?, epoch = ?, batch = ?, credential = ? WHERE part = ? AND off = ? AND route = ? AND step = ? AND (batch IS NOT NULL AND batch IS NOT ? OR credential IS NOT ?)",
+			text(b.Operation), text(b.Key), text(b.Fingerprint), int64(b.Generation), text(b.Mapping), millis(b.At), int64(b.Lease.Epoch), batch, text(b.Credential),
+			p.id, b.Offset, route, b.Step, batch, text(b.Credential))
 	}
 	p.open += n
 	return err

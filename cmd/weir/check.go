@@ -185,7 +185,30 @@ func (k *checker) secrets(cfg *config.Config) {
 	for _, name := range cfg.Names() {
 		for _, secret := range slices.Sorted(maps.Keys(cfg.Connectors[name].Secrets)) {
 			one("connectors."+name+".secrets."+secret, cfg.Connectors[name].Secrets[secret])
+			k.life("connectors."+name+".rotation."+secret, cfg.Connectors[name].Rotation[secret], cfg.Connectors[name].Secrets[secret], one)
 		}
+	}
+}
+
+// life looks at the previous value of a secret, and at when it ends.
+func (k *checker) life(path string, r config.Rotation, s config.Secret, one func(string, config.Secret)) {
+	one(path+".previous", r.Previous)
+	end, why, err := secretEnd(r, s)
+	if err != nil || end.IsZero() {
+		if err != nil {
+			k.fail(exitYours, "secret "+path, "give issued: YYYY-MM-DD", "%s", err)
+		}
+		return
+	}
+	left := end.Sub(k.Now())
+	day := end.Format(time.DateOnly)
+	switch days := int(left.Hours() / 24); {
+	case left <= 0:
+		k.fail(exitYours, "secret "+path, "put a new value in its place", "it has ended on %s (%s)", day, why)
+	case days < secretDays[0]:
+		k.warn("secret "+path, "have a new value made", "it ends on %s, in %d days (%s)", day, days, why)
+	default:
+		k.ok("secret "+path, "it ends on %s (%s)", day, why)
 	}
 }
 

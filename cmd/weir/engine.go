@@ -58,7 +58,7 @@ func runConnector(ctx context.Context, r connectorRun) error {
 	sender := deliver.NewSender(deliver.SenderConfig{
 		BaseURL: r.Profile.BaseURL, Connections: r.Config.Delivery.MaxInFlight, Timeout: time.Duration(r.Config.Delivery.RequestTimeout),
 		UserAgent:  "weir/" + readBuild().Version,
-		Credential: deliver.NewCredential(r.Profile, secret), Proxy: r.Config.Proxy, Roots: roots,
+		Credential: deliver.NewCredential(r.Profile, secret).Overlap(r.live.previous), Proxy: r.Config.Proxy, Roots: roots,
 		Sending: func() { failpoint.Hit("sent") },
 	})
 	routes := make(map[string][]string)
@@ -67,6 +67,12 @@ func runConnector(ctx context.Context, r connectorRun) error {
 			routes[topic] = append(routes[topic], rt.Name)
 		}
 	}
+	if err := rememberUses(ctx, r.Store, r.Name, sender); err != nil {
+		r.Log.Warn("what an earlier process knew of the use of secrets is not known", "connector", r.Name, "error", err.Error())
+	}
+	r.Registry.MustRegister(metrics.Credentials(sender.Uses))
+	life := newSecretWatch(r)
+	r.Registry.MustRegister(life.ends)
 	observer := metrics.New(r.Registry, vendorOf(r.Profile), routes)
 	cfg := connector.Config{
 		Name: r.Name, Instance: r.Instance, Profile: r.Profile, Decoder: r.Decoder, Store: r.Store, Producer: producer, Reader: reader, Sender: sender,
@@ -79,7 +85,8 @@ func runConnector(ctx context.Context, r connectorRun) error {
 			h := sha256.New()
 			for _, name := range append(slices.Clone(r.Profile.Secrets), r.Profile.OptionalSecrets...) {
 				v, err := secret(name)
-				fmt.Fprintf(h, "%d:%s%v;", len(v), v, err)
+				old, _ := r.live.previous(name)
+				fmt.Fprintf(h, "%d:%s%v%d:%s;", len(v), v, err, len(old), old)
 			}
 			return hex.EncodeToString(h.Sum(nil))
 		},
@@ -111,6 +118,7 @@ func runConnector(ctx context.Context, r connectorRun) error {
 	r.live.attach(c)
 	watch, stop := context.WithCancel(ctx)
 	var watchers sync.WaitGroup
+	watchers.Go(func() { life.watch(watch) })
 	watchers.Go(func() { watchRetention(watch, admin, kc.Topics, observer) })
 	if r.Contract != nil {
 		r.Contract.sender, r.Contract.drifted, r.Contract.log = sender, observer.Drifted, r.Log.With("connector", r.Name)

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/weirsync/weir/checkpoint"
 	"github.com/weirsync/weir/connector"
+	"github.com/weirsync/weir/connector/config"
 	"github.com/weirsync/weir/connector/deliver"
 	"github.com/weirsync/weir/connector/metrics"
 	"github.com/weirsync/weir/connector/webhook"
@@ -25,6 +27,12 @@ func TestMetricsPage(t *testing.T) {
 	registry.MustRegister(buildMetric(readBuild()), newReloader(nil, &runPlan{}, 1, nil).reloads)
 	of := prometheus.WrapRegistererWith(prometheus.Labels{"connector": "pc"}, registry)
 	called := metrics.Webhooks(of, "v")
+	of.MustRegister(metrics.Credentials(func() []deliver.Use {
+		return []deliver.Use{{Slot: deliver.CurrentKey, Fingerprint: "00c0ffee", Requests: 1, LastUsed: time.Now()}}
+	}))
+	life := newSecretWatch(connectorRun{live: newLiveRun(&config.Connector{}), Log: slog.New(slog.DiscardHandler)})
+	life.ends.WithLabelValues("api_key").Set(1)
+	of.MustRegister(life.ends)
 	o := metrics.New(of, metrics.Vendor{Name: "v", Address: "api.v.example", Methods: map[string]string{"create": "POST"}}, map[string][]string{"canonical.customer": {"v.customer"}})
 	zero, err := registry.Gather()
 	if err != nil {

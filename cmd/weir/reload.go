@@ -43,6 +43,25 @@ func (l *liveRun) secret(name string) (string, error) {
 	return secretOf(k)(name)
 }
 
+// previous answers the previous value of a secret of the config in force, [profile.ErrNoSecret] if it has none.
+func (l *liveRun) previous(name string) (string, error) {
+	l.mu.Lock()
+	k := l.config
+	l.mu.Unlock()
+	s := k.Rotation[name].Previous
+	if s.IsZero() {
+		return "", profile.ErrNoSecret
+	}
+	return s.Value()
+}
+
+// rotation is what the config in force knows of the life of secrets.
+func (l *liveRun) rotation() (rotation map[string]config.Rotation, secrets map[string]config.Secret) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.config.Rotation, l.config.Secrets
+}
+
 // attach hands the running connector over; what has changed since the start reaches it now.
 func (l *liveRun) attach(c *connector.Connector) {
 	l.mu.Lock()
@@ -177,6 +196,16 @@ func (r *reloader) next() (now *config.Config, limits map[string][]*profile.Limi
 				if _, err := secretOf(k)(secret); err != nil {
 					faults = append(faults, fmt.Errorf("connector %s: %w", name, err))
 				}
+			}
+		}
+	}
+	for _, name := range to.Names() {
+		for secret, r := range to.Connectors[name].Rotation {
+			if old := cur.Connectors[name]; r.Previous.IsZero() || old != nil && old.Rotation[secret].Previous.Ref() == r.Previous.Ref() {
+				continue
+			}
+			if _, err := r.Previous.Value(); err != nil {
+				faults = append(faults, fmt.Errorf("connector %s: rotation.%s.previous: %w", name, secret, err))
 			}
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/weirsync/weir/checkpoint"
 	"github.com/weirsync/weir/connector"
 	"github.com/weirsync/weir/connector/config"
+	"github.com/weirsync/weir/connector/deliver"
 	"github.com/weirsync/weir/connector/kafka"
 )
 
@@ -40,6 +41,8 @@ type (
 		Parked     *int64            `json:"parked"`
 		ETASeconds *float64          `json:"eta_seconds"`
 		Partitions []partitionStatus `json:"partitions"`
+		// Credentials says when requests carried which value of the secret, also of processes that have ended.
+		Credentials []deliver.Use `json:"credentials,omitempty"`
 	}
 	partitionStatus struct {
 		Topic     string `json:"topic"`
@@ -167,7 +170,7 @@ const statusBytesMax = 16 << 20
 // liveStatus is a connector's own status in the form of the report.
 func liveStatus(s connector.Status) connectorStatus {
 	pending, inFlight := int64(s.Pending), int64(s.InFlight)
-	c := connectorStatus{Name: s.Name, State: s.State, Reason: s.Reason, Since: &s.Since, Lag: &s.Lag, Pending: &pending, InFlight: &inFlight, ETASeconds: s.ETASeconds}
+	c := connectorStatus{Name: s.Name, State: s.State, Reason: s.Reason, Since: &s.Since, Lag: &s.Lag, Pending: &pending, InFlight: &inFlight, ETASeconds: s.ETASeconds, Credentials: s.Credentials}
 	for _, p := range s.Partitions {
 		c.Partitions = append(c.Partitions, partitionStatus{Topic: p.Topic, Partition: p.Partition, Mark: &p.Mark, End: &p.End, State: p.State, Reason: p.Reason})
 	}
@@ -256,6 +259,9 @@ func (a *app) connectorStatus(ctx context.Context, cfg *config.Config, name stri
 	} else {
 		n := int64(len(open))
 		s.Parked = &n
+	}
+	if all, err := store.Statuses(ctx); err == nil { // if not, that is reported already
+		s.Credentials = usesOf(all, name)
 	}
 	cursors, err := store.Cursors(ctx, name)
 	if err != nil {
@@ -377,6 +383,7 @@ func (a *app) printStatus(rep statusReport) error {
 				fmt.Fprintf(a.Stdout, "%s: %s/%d is %s at %s of %s: %s\n", c.Name, p.Topic, p.Partition, p.State, number(p.Mark), number(p.End), dash(p.Reason))
 			}
 		}
+		printUses(a.Stdout, c.Name, c.Credentials, a.Now())
 	}
 	return nil
 }

@@ -119,19 +119,28 @@ type Limit struct {
 
 // Connector is one vendor connection.
 type Connector struct {
-	Profile     string            `yaml:"profile" required:"true" desc:"Name of a built-in vendor profile, or the path of a profile file (with a slash or ending in .yaml)."`
-	Environment string            `yaml:"environment" default:"sandbox" pattern:"^[a-z][a-z0-9_-]{0,62}$" desc:"Environment of the profile, such as sandbox or production."`
-	BaseURL     string            `yaml:"base_url,omitempty" desc:"Overrides the environment's base URL."`
-	Proxy       string            `yaml:"proxy,omitempty" desc:"URL of the proxy that all requests to the vendor go through; none goes straight. If absent, the one that HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment name, which never counts for a loopback address."`
-	TLS         *VendorTLS        `yaml:"tls,omitempty" desc:"TLS to the vendor."`
-	Start       Start             `yaml:"start,omitempty" desc:"Where a topic is read from when neither group nor store knows: earliest, latest or an RFC 3339 time. Must be set in production; elsewhere earliest if absent."`
-	Secrets     map[string]Secret `yaml:"secrets,omitempty" live:"true" desc:"Credentials that the profile names, each by reference." keypattern:"^[A-Za-z_][A-Za-z0-9_]*$" keydesc:"a name of letters, digits and _"`
-	Vars        map[string]string `yaml:"vars,omitempty" desc:"Values that the profile names." keypattern:"^[A-Za-z_][A-Za-z0-9_]*$" keydesc:"a name of letters, digits and _"`
-	Topics      map[string]string `yaml:"topics,omitempty" desc:"Topic per entity type where it is not canonical.<entity>." keypattern:"^[a-z][a-z0-9_]*$" keydesc:"an entity type such as customer"`
-	Limits      map[string]Limit  `yaml:"limits,omitempty" live:"true" desc:"Own numbers for limits that the profile declares, such as those of another tier or a share of them; by the limit's name in the profile." keypattern:"^[a-z][a-z0-9_]*$" keydesc:"the name of a limit"`
-	Delivery    Delivery          `yaml:"delivery,omitempty" desc:"Bounds of sending; a missing key means that of the file's delivery."`
-	Window      Window            `yaml:"window,omitempty" desc:"Look-ahead; a missing key means that of the file's window."`
-	Contract    *ContractCheck    `yaml:"contract_check,omitempty" desc:"Checks whether the vendor still answers as the profile believes; never if absent. See weir vendor check."`
+	Profile     string              `yaml:"profile" required:"true" desc:"Name of a built-in vendor profile, or the path of a profile file (with a slash or ending in .yaml)."`
+	Environment string              `yaml:"environment" default:"sandbox" pattern:"^[a-z][a-z0-9_-]{0,62}$" desc:"Environment of the profile, such as sandbox or production."`
+	BaseURL     string              `yaml:"base_url,omitempty" desc:"Overrides the environment's base URL."`
+	Proxy       string              `yaml:"proxy,omitempty" desc:"URL of the proxy that all requests to the vendor go through; none goes straight. If absent, the one that HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment name, which never counts for a loopback address."`
+	TLS         *VendorTLS          `yaml:"tls,omitempty" desc:"TLS to the vendor."`
+	Start       Start               `yaml:"start,omitempty" desc:"Where a topic is read from when neither group nor store knows: earliest, latest or an RFC 3339 time. Must be set in production; elsewhere earliest if absent."`
+	Secrets     map[string]Secret   `yaml:"secrets,omitempty" live:"true" desc:"Credentials that the profile names, each by reference." keypattern:"^[A-Za-z_][A-Za-z0-9_]*$" keydesc:"a name of letters, digits and _"`
+	Rotation    map[string]Rotation `yaml:"rotation,omitempty" live:"true" desc:"What is known of the life of a secret: its previous value, its age, its end; by the name of the secret. See docs/secrets.md." keypattern:"^[A-Za-z_][A-Za-z0-9_]*$" keydesc:"the name of a secret"`
+	Vars        map[string]string   `yaml:"vars,omitempty" desc:"Values that the profile names." keypattern:"^[A-Za-z_][A-Za-z0-9_]*$" keydesc:"a name of letters, digits and _"`
+	Topics      map[string]string   `yaml:"topics,omitempty" desc:"Topic per entity type where it is not canonical.<entity>." keypattern:"^[a-z][a-z0-9_]*$" keydesc:"an entity type such as customer"`
+	Limits      map[string]Limit    `yaml:"limits,omitempty" live:"true" desc:"Own numbers for limits that the profile declares, such as those of another tier or a share of them; by the limit's name in the profile." keypattern:"^[a-z][a-z0-9_]*$" keydesc:"the name of a limit"`
+	Delivery    Delivery            `yaml:"delivery,omitempty" desc:"Bounds of sending; a missing key means that of the file's delivery."`
+	Window      Window              `yaml:"window,omitempty" desc:"Look-ahead; a missing key means that of the file's window."`
+	Contract    *ContractCheck      `yaml:"contract_check,omitempty" desc:"Checks whether the vendor still answers as the profile believes; never if absent. See weir vendor check."`
+}
+
+// Rotation is what is known of the life of one secret.
+type Rotation struct {
+	Previous Secret   `yaml:"previous,omitempty" desc:"The value before, by reference, as long as the vendor may still want it: requests carry the new one, and this one once the vendor has refused the new one. Remove it when weir status shows that it is no longer used and the vendor has revoked it."`
+	Issued   string   `yaml:"issued,omitempty" pattern:"^[0-9]{4}-[0-9]{2}-[0-9]{2}$" desc:"The day on which the value was made, YYYY-MM-DD, for max_age; if absent, the day on which its file was written."`
+	MaxAge   Duration `yaml:"max_age,omitempty" min:"24h" max:"87600h" desc:"How old the value may become; warnings come 30, 14 and 7 days before, on a working day."`
+	Expires  string   `yaml:"expires,omitempty" pattern:"^[0-9]{4}-[0-9]{2}-[0-9]{2}$" desc:"The last day on which the vendor takes the value, YYYY-MM-DD; warnings as for max_age."`
 }
 
 // ContractCheck says how often a connector's contract is checked.
@@ -304,6 +313,7 @@ func (c *Config) WithDefaults() *Config {
 			e.Contract = &t
 		}
 		e.Secrets = maps.Clone(k.Secrets)
+		e.Rotation = maps.Clone(k.Rotation)
 		e.Vars = maps.Clone(k.Vars)
 		e.Topics = maps.Clone(k.Topics)
 		e.Limits = maps.Clone(k.Limits)
@@ -357,6 +367,9 @@ func (k *Connector) problems(v *validator, path string) {
 	if k.Proxy != "" && k.Proxy != NoProxy {
 		v.url(join(path, "proxy"), k.Proxy, "use a URL such as http://proxy:3128, or none")
 	}
+	for _, name := range slices.Sorted(maps.Keys(k.Rotation)) {
+		k.rotationProblems(v, join(path, "rotation", name), name)
+	}
 	if k.Start.IsZero() {
 		v.add(join(path, "start"), "missing: in production the start must be chosen",
 			"set start to earliest, latest or a time such as 2026-01-31T00:00:00Z")
@@ -365,6 +378,25 @@ func (k *Connector) problems(v *validator, path string) {
 		if t := k.Topics[e]; !topicName.MatchString(t) || t == "." || t == ".." {
 			v.add(join(path, "topics", e), quote(t)+" is not a topic name", "use letters, digits, '.', '_' and '-', at most 249")
 		}
+	}
+}
+
+func (k *Connector) rotationProblems(v *validator, path, name string) {
+	r, secret := k.Rotation[name], k.Secrets[name]
+	if secret.IsZero() {
+		v.add(path, "the connector has no secret of this name", "the names are those under secrets")
+		return
+	}
+	if !r.Previous.IsZero() && r.Previous.Ref() == secret.Ref() {
+		v.add(join(path, "previous"), "is the same reference as the secret itself", "keep the value before in a file or variable of its own")
+	}
+	for key, day := range map[string]string{"issued": r.Issued, "expires": r.Expires} {
+		if _, err := time.Parse(time.DateOnly, day); day != "" && err != nil {
+			v.add(join(path, key), quote(day)+" is no day", "write it as YYYY-MM-DD")
+		}
+	}
+	if r.MaxAge != 0 && r.Issued == "" && !strings.HasPrefix(secret.Ref(), "${file:") {
+		v.add(join(path, "max_age"), "nothing says how old the value of an environment variable is", "give issued: YYYY-MM-DD beside it")
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -124,6 +125,22 @@ func (s Secret) Value() (string, error) {
 		return "", fmt.Errorf("secret %s: %w", s.ref, err)
 	}
 	return v, nil
+}
+
+// Written is when the file of the secret was written; an error for a secret that has none.
+func (s Secret) Written() (time.Time, error) {
+	path, ok := strings.CutPrefix(s.ref, "${file:")
+	if !ok {
+		return time.Time{}, fmt.Errorf("secret %s is no file, so nothing says when it was made", s.ref)
+	}
+	info, err := os.Stat(strings.TrimSuffix(path, "}"))
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		err = fmt.Errorf("secret %s: %w", s.ref, pe.Err)
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	return info.ModTime(), nil
 }
 
 // Ref is the reference: ${env:NAME} or ${file:/path}; "[masked]" for a literal, "" for no secret.

@@ -71,7 +71,7 @@ func (v *validator) value(path string, x reflect.Value, tag reflect.StructTag) {
 		if e := tag.Get("enum"); e != "" && s != "" && !slices.Contains(strings.Split(e, ","), s) {
 			v.add(path, quote(s)+" is not known", wantOf(x.Type(), tag))
 		}
-		if p := tag.Get("pattern"); p != "" && !regexp.MustCompile(p).MatchString(s) {
+		if p := tag.Get("pattern"); p != "" && (s != "" || tag.Get("default") != "") && !regexp.MustCompile(p).MatchString(s) {
 			v.add(path, quote(s)+" does not match "+p, "")
 		}
 	}

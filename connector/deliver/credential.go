@@ -26,14 +26,19 @@ const (
 )
 
 // A Credential puts on each request what proves who sends it: a key, a signature, a token that it renews before its
-// end, a client certificate. Secrets are read anew for each use, so a rotated one counts at once. Safe for concurrent
-// use.
+// end, a client certificate. Secrets are read anew for each use, so a rotated one counts at once. Where a secret has a
+// previous value too, requests carry the new one, and the previous one once the vendor has refused the new one. Safe for
+// concurrent use.
 type Credential struct {
-	profile *profile.Compiled
-	secret  func(name string) (string, error)
+	profile  *profile.Compiled
+	secret   func(name string) (string, error)
+	previous func(name string) (string, error) // nil: no secret has a previous value
 
 	mu       sync.Mutex
-	client   *http.Client // for tokens; set by the Sender that it belongs to
+	prints   map[string]string    // value -> fingerprint, of the few values that were read
+	uses     map[string]*Use      // by fingerprint
+	refused  map[string]time.Time // by fingerprint: when the vendor refused it last
+	client   *http.Client         // for tokens; set by the Sender that it belongs to
 	current  *token
 	made     uint64        // tokens so far
 	renewing chan struct{} // closed when the renewal under way ends, nil if there is none
@@ -53,13 +58,21 @@ type token struct {
 	value   string
 	n       uint64 // from 1
 	expires time.Time
+	print   string // of the client secret that it was got with
 }
 
 // NewCredential makes the credential of a connector. secret answers a configured secret by its name; see
 // [profile.Compiled.Authorize].
 func NewCredential(p *profile.Compiled, secret func(name string) (string, error)) *Credential {
-	c := &Credential{profile: p, secret: secret}
+	c := &Credential{profile: p, secret: secret, prints: map[string]string{}, uses: map[string]*Use{}, refused: map[string]time.Time{}}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	return c
+}
+
+// Overlap gives the credential previous values of its secrets; previous answers [profile.ErrNoSecret] for a secret that
+// has none. It must be called before the first use.
+func (c *Credential) Overlap(previous func(name string) (string, error)) *Credential {
+	c.previous = previous
 	return c
 }
 
@@ -70,28 +83,39 @@ type CredentialError struct{ Err error }
 func (e *CredentialError) Error() string { return "credential: " + e.Err.Error() }
 func (e *CredentialError) Unwrap() error { return e.Err }
 
-// authorize puts the credential on a request and returns the number of the token that it carries, 0 if none. A
-// *[CredentialError] is about the credential; any other error says that the vendor's token endpoint does not answer,
-// which is an outage. It waits for a token until the deadline.
-func (c *Credential) authorize(req *http.Request, body []byte, deadline time.Time) (uint64, error) {
-	if err := c.profile.Authorize(req, body, time.Now(), c.secret); err != nil {
-		return 0, &CredentialError{err}
+// authorize puts the credential on a request and returns the number of the token that it carries, 0 if none, and the
+// fingerprint of the credential. want is the fingerprint of the one that it must be, "" for any; [ErrOtherCredential] says
+// that there is none of it. A *[CredentialError] is about the credential; any other error says that the vendor's token
+// endpoint does not answer, which is an outage. It waits for a token until the deadline.
+func (c *Credential) authorize(req *http.Request, body []byte, deadline time.Time, want string) (uint64, string, error) {
+	now := time.Now()
+	k := c.choose(want, now)
+	if want != "" && k.print != want && c.profile.OAuth() == nil {
+		return 0, "", ErrOtherCredential
+	}
+	if err := c.profile.Authorize(req, body, now, k.secret); err != nil {
+		return 0, "", &CredentialError{err}
 	}
 	if _, err := c.certificate(); err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	o := c.profile.OAuth()
 	if o == nil {
-		return 0, nil
+		c.used(k.print, k.slot, now)
+		return 0, k.print, nil
 	}
 	ctx, cancel := context.WithDeadline(req.Context(), deadline)
 	defer cancel()
 	t, err := c.token(ctx, o)
 	if err != nil {
-		return 0, err
+		return 0, "", err
+	}
+	if want != "" && t.print != want {
+		return 0, "", ErrOtherCredential
 	}
 	req.Header.Set("Authorization", "Bearer "+t.value)
-	return t.n, nil
+	c.used(t.print, c.slotOf(t.print), now)
+	return t.n, t.print, nil
 }
 
 // token is one that is good now. It starts a renewal when the end is near, one at a time, and waits for it only when
@@ -137,26 +161,43 @@ func (c *Credential) token(ctx context.Context, o *profile.OAuth) (*token, error
 
 // renew asks for a new token and ends the renewal.
 func (c *Credential) renew(o *profile.OAuth, client *http.Client) {
-	got, err := c.fetch(o, client)
+	got, print, err := c.fetchAny(o, client)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err = err; err != nil {
 		c.failedAt = time.Now()
 	} else {
 		c.made++
-		c.current = &token{got.AccessToken, c.made, got.Expiry}
+		c.current = &token{got.AccessToken, c.made, got.Expiry, print}
 	}
 	close(c.renewing)
 	c.renewing = nil
 }
 
+// fetchAny gets a token with the current client secret, and with the previous one if that is refused.
+func (c *Credential) fetchAny(o *profile.OAuth, client *http.Client) (t *oauth2.Token, print string, err error) {
+	for _, k := range c.keys(o.ClientSecret) {
+		var e error
+		if t, e = c.fetch(o, client, k.secret); e == nil {
+			return t, k.print, nil
+		}
+		if err == nil {
+			err = e // that of the current one
+		}
+		if _, refused := errors.AsType[*CredentialError](e); !refused {
+			return nil, "", e
+		}
+	}
+	return nil, "", err
+}
+
 // fetch makes one token request. Its errors hold nothing of the answer, which may repeat the secret.
-func (c *Credential) fetch(o *profile.OAuth, client *http.Client) (*oauth2.Token, error) {
-	id, err := c.secretOf(o.ClientID)
+func (c *Credential) fetch(o *profile.OAuth, client *http.Client, from func(string) (string, error)) (*oauth2.Token, error) {
+	id, err := c.secretOf(o.ClientID, from)
 	if err != nil {
 		return nil, err
 	}
-	secret, err := c.secretOf(o.ClientSecret)
+	secret, err := c.secretOf(o.ClientSecret, from)
 	if err != nil {
 		return nil, err
 	}
@@ -187,8 +228,8 @@ func (c *Credential) fetch(o *profile.OAuth, client *http.Client) (*oauth2.Token
 	return t, nil
 }
 
-func (c *Credential) secretOf(name string) (string, error) {
-	v, err := c.secret(name)
+func (c *Credential) secretOf(name string, from func(string) (string, error)) (string, error) {
+	v, err := from(name)
 	if err == nil && v == "" {
 		err = errors.New("is empty")
 	}
@@ -201,10 +242,11 @@ func (c *Credential) secretOf(name string) (string, error) {
 	return v, nil
 }
 
-// expire drops a token that the vendor no longer takes. It reports whether the next request carries another one.
-func (c *Credential) expire(n uint64) bool {
+// expire drops a token that the vendor no longer takes, or notes that it refuses a key. It reports whether the next
+// request carries another one.
+func (c *Credential) expire(n uint64, print string) bool {
 	if n == 0 {
-		return false
+		return print != "" && c.refuse(print, time.Now())
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -222,7 +264,7 @@ func (c *Credential) certificate() (*tls.Certificate, error) {
 	}
 	var text [2]string
 	for i, name := range names {
-		v, err := c.secretOf(name)
+		v, err := c.secretOf(name, c.secret)
 		if err != nil {
 			return nil, err
 		}

@@ -108,7 +108,7 @@ func (i *issuer) counts() (asked int, request string) {
 // bearer authorizes a request and returns what it carries.
 func bearer(c *Credential) (string, uint64, error) {
 	r, _ := http.NewRequest(http.MethodPost, "http://acme.example/x", nil)
-	n, err := c.authorize(r, nil, time.Now().Add(time.Minute))
+	n, _, err := c.authorize(r, nil, time.Now().Add(time.Minute), "")
 	return r.Header.Get("Authorization"), n, err
 }
 
@@ -170,20 +170,20 @@ func TestTokens(t *testing.T) {
 		if got != "Bearer token-3" || err != nil {
 			t.Errorf("carries %q, %v after the outage", got, err)
 		}
-		if !c.expire(n) {
+		if !c.expire(n, "") {
 			t.Error("an expired token is not renewed")
 		}
 		if got, _, _ := bearer(c); got != "Bearer token-4" {
 			t.Errorf("carries %q after the vendor refused the third, want a fresh one", got)
 		}
-		if c.expire(n); true {
+		if c.expire(n, ""); true {
 			if got, _, _ := bearer(c); got != "Bearer token-4" {
 				t.Errorf("carries %q: a late refusal of the third token dropped the fourth", got)
 			}
 		}
 
 		i.set(http.StatusUnauthorized, 0, 0)
-		c.expire(4)
+		c.expire(4, "")
 		_, _, err = bearer(c)
 		if _, bad := errors.AsType[*CredentialError](err); !bad || strings.Contains(err.Error(), "topsecret") {
 			t.Errorf("a refused client: %v, want a credential error that shows no secret", err)

@@ -37,6 +37,9 @@ type Exchange struct {
 	At   time.Time
 	Took time.Duration
 
+	// Credential is the fingerprint of the credential that it carried, "" if none.
+	Credential string
+
 	token uint64 // the number of the token that it carried, 0 if none
 }
 
@@ -137,14 +140,41 @@ func (s *Sender) Close() {
 // Expired is told that the vendor says of an exchange that its credential has expired. It reports whether the next
 // request carries another one: only then is a repeat worth it.
 func (s *Sender) Expired(ex Exchange) bool {
-	return s.cfg.Credential != nil && s.cfg.Credential.expire(ex.token)
+	return s.cfg.Credential != nil && s.cfg.Credential.expire(ex.token, ex.Credential)
+}
+
+// Carries is the fingerprint of the credential that the next request would carry, "" if none is known.
+func (s *Sender) Carries() string {
+	if s.cfg.Credential == nil {
+		return ""
+	}
+	return s.cfg.Credential.choose("", time.Now()).print
+}
+
+// Remember takes up what an earlier process knew of its uses.
+func (s *Sender) Remember(uses []Use) {
+	if s.cfg.Credential != nil {
+		s.cfg.Credential.Remember(uses)
+	}
+}
+
+// Uses says when requests carried which credential; none if there is no credential.
+func (s *Sender) Uses() []Use {
+	if s.cfg.Credential == nil {
+		return nil
+	}
+	return s.cfg.Credential.Uses()
 }
 
 // Send makes one exchange. It ends when ctx ends, at the latest after the timeout.
 //
 // NotSent is claimed only if no connection was ever obtained for the request. As soon as one was, bytes may have
 // left us, so a failure is AnswerLost even if we believe that we wrote nothing.
-func (s *Sender) Send(ctx context.Context, r *profile.Request) Exchange {
+func (s *Sender) Send(ctx context.Context, r *profile.Request) Exchange { return s.SendAs(ctx, r, "") }
+
+// SendAs is Send with the credential of a fingerprint, "" for any. If that is gone, nothing is sent: NotSent, with
+// [ErrOtherCredential].
+func (s *Sender) SendAs(ctx context.Context, r *profile.Request, credential string) Exchange {
 	timeout := s.cfg.Timeout
 	if r.Operation != nil && r.Operation.Timeout > 0 {
 		timeout = min(timeout, r.Operation.Timeout)
@@ -169,7 +199,7 @@ func (s *Sender) Send(ctx context.Context, r *profile.Request) Exchange {
 	}
 	deadline := ex.At.Add(timeout)
 	if s.cfg.Credential != nil && !r.Anonymous {
-		if ex.token, err = s.cfg.Credential.authorize(req, r.Body, deadline); err != nil {
+		if ex.token, ex.Credential, err = s.cfg.Credential.authorize(req, r.Body, deadline, credential); err != nil {
 			ex.Err = err
 			return ex
 		}

@@ -267,6 +267,10 @@ func (c *Compiled) OAuth() *OAuth {
 	return &o
 }
 
+// KeySecret is the name of the secret that a request carries or is signed with, "" where there is none or a token takes
+// its place.
+func (c *Compiled) KeySecret() string { return c.auth.secret }
+
 // CertificateSecrets names the secrets that hold the client certificate and its key, nil if the connector shows none.
 func (c *Compiled) CertificateSecrets() []string {
 	if c.auth.cert == "" {

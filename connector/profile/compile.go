@@ -88,6 +88,9 @@ type Operation struct {
 	Class  Class
 	// KeyRetention is how long the vendor recognises a key, 0 for ever. After it, class key counts as none.
 	KeyRetention time.Duration
+	// KeyScoped: the vendor recognises a key only under the credential that the first request carried. With another
+	// one, class key counts as none.
+	KeyScoped bool
 	// LateApply is how long a request whose answer was lost may still be carried out. At least 0.
 	LateApply time.Duration
 	// Timeout bounds one request with its answer.
@@ -465,9 +468,9 @@ func (r *reader) compileOperation(declared *operation, limits []*Limit, s *scope
 		if o.refIn == "header" {
 			o.refIn, o.refName = "", ""
 		}
-		o.keyIn, o.keyName, o.natural, o.retention = "", "", false, 0
+		o.keyIn, o.keyName, o.natural, o.retention, o.keyScoped = "", "", false, 0, false
 	}
-	op := &Operation{Name: o.name, Method: o.method, Path: o.path, Class: o.class, KeyRetention: o.retention, LateApply: o.lateApply,
+	op := &Operation{Name: o.name, Method: o.method, Path: o.path, Class: o.class, KeyRetention: o.retention, KeyScoped: o.keyScoped, LateApply: o.lateApply,
 		Timeout: o.timeout, FirstRetry: o.firstRetry, Deadline: o.deadline, Ends: o.ends, Limits: limitsNamed(limits, o.limits), Read: o.read, Price: o.price, decl: o}
 	op.headers = []headerValue{{"Accept", []string{"application/json"}}}
 	if o.form {

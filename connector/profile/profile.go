@@ -100,6 +100,7 @@ type operation struct {
 	keyName      string
 	natural      bool
 	retention    time.Duration
+	keyScoped    bool          // the vendor looks a key up under the credential that it came with
 	lateApply    time.Duration // negative: not said
 	timeout      time.Duration
 	firstRetry   time.Duration
@@ -573,6 +574,7 @@ func (r *reader) operation(e entry) *operation {
 				"in":      func(n node) { o.keyIn = r.oneOf(n, "header", "body") },
 				"name":    func(n node) { o.keyName = r.text(n) },
 				"natural": func(n node) { o.natural = r.boolean(n) },
+				"scope":   func(n node) { o.keyScoped = r.oneOf(n, "vendor", "credential") == "credential" },
 			})
 			r.need(n, o.keyIn != "", "in", "in: header or body")
 			r.need(n, o.keyName != "", "name", "the header, or the field of the body")

@@ -64,6 +64,7 @@ type Fault struct {
 	Fields     string `json:"fields,omitempty"`      // drift: comma-separated enum fields to change, default the vendor's list
 	Missing    string `json:"missing,omitempty"`     // drift: comma-separated fields to drop
 	Retyped    string `json:"retyped,omitempty"`     // drift: comma-separated fields that change between text and another type
+	Key        string `json:"key,omitempty"`         // unauthorized: the bearer key that is refused, default any
 }
 
 // Bounds of fault parameters.
@@ -98,7 +99,7 @@ func faultParams() map[string][]string {
 		FaultGarbage:      {},
 		FaultBlackHole:    {},
 		FaultReject:       {"status"},
-		FaultUnauthorized: {},
+		FaultUnauthorized: {"key"},
 	}
 }
 
@@ -420,7 +421,7 @@ func (fs *faults) fires(a *activeFault, r *Request, roll uint64) bool {
 	if !a.until.IsZero() && !r.Now.Before(a.until) {
 		return false
 	}
-	if a.Operation != "" && a.Operation != r.Operation || a.Match != "" && !r.matches(a.Match) {
+	if a.Operation != "" && a.Operation != r.Operation || a.Match != "" && !r.matches(a.Match) || a.Key != "" && a.Key != r.Bearer() {
 		return false
 	}
 	a.matched++

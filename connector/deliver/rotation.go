@@ -1,0 +1,201 @@
+package deliver
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"sort"
+	"time"
+
+	"github.com/weirsync/weir/connector/profile"
+)
+
+// refusedFor is how long a key that the vendor refused is left alone while there is another one. Then it is tried again: a
+// new key may not be in force at the vendor yet when we have it.
+const refusedFor = time.Minute
+
+// ErrOtherCredential says that a request must carry a credential that there is no longer. It was not sent.
+var ErrOtherCredential = errors.New("the credential that the request must carry is gone")
+
+// The slots of a secret.
+const (
+	CurrentKey  = "current"
+	PreviousKey = "previous"
+	// FormerKey: a key that was used and is in the config no more.
+	FormerKey = "former"
+)
+
+// A Use says of one value of a secret when requests carried it. It does not hold the value.
+type Use struct {
+	Slot string `json:"slot"` // where it stands in the config now: current, previous or former
+	// Fingerprint tells values apart: the first 8 hex digits of a SHA-256.
+	Fingerprint string    `json:"fingerprint"`
+	FirstUsed   time.Time `json:"first_used"`
+	LastUsed    time.Time `json:"last_used"`
+	Requests    int64     `json:"requests"` // of this process
+	// Refused is when the vendor refused it last, zero if it did not since it was last taken.
+	Refused time.Time `json:"refused,omitzero"`
+}
+
+// A key is one value of the secrets, with all that a request needs.
+type key struct {
+	slot   string
+	print  string // "" if there is no value
+	secret func(name string) (string, error)
+}
+
+// keys are the values that a request may carry, the new one first.
+func (c *Credential) keys(name string) []key {
+	ks := make([]key, 0, 2)
+	if name == "" {
+		return append(ks, key{CurrentKey, "", c.secret})
+	}
+	now, err := c.secret(name)
+	ks = append(ks, key{CurrentKey, c.printOf(now), c.secret})
+	if c.previous == nil {
+		return ks
+	}
+	old, perr := c.previous(name)
+	if perr != nil || old == "" || old == now {
+		return ks
+	}
+	was := key{PreviousKey, c.printOf(old), func(n string) (string, error) {
+		if v, err := c.previous(n); !errors.Is(err, profile.ErrNoSecret) {
+			return v, err
+		}
+		return c.secret(n)
+	}}
+	if err != nil {
+		return []key{was} // the new one cannot be read
+	}
+	return append(ks, was)
+}
+
+// choose is what the next request carries: the one that is wanted if it is there, else the first that the vendor does not
+// refuse, else the new one.
+func (c *Credential) choose(want string, now time.Time) key {
+	name := c.profile.KeySecret()
+	if o := c.profile.OAuth(); o != nil {
+		name = o.ClientSecret
+	}
+	ks := c.keys(name)
+	for _, k := range ks {
+		if want != "" && k.print == want {
+			return k
+		}
+	}
+	if len(ks) > 1 {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for _, k := range ks {
+			if at, ok := c.refused[k.print]; !ok || now.Sub(at) >= refusedFor {
+				return k
+			}
+		}
+	}
+	return ks[0]
+}
+
+// refuse notes that the vendor refuses a key, and reports whether the next request carries another one.
+func (c *Credential) refuse(print string, now time.Time) bool {
+	c.mu.Lock()
+	c.refused[print] = now
+	if u := c.uses[print]; u != nil {
+		u.Refused = now.UTC()
+	}
+	c.mu.Unlock()
+	return c.choose("", now).print != print
+}
+
+// used notes that a request carries a key.
+func (c *Credential) used(print, slot string, now time.Time) {
+	if print == "" {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	u := c.uses[print]
+	if u == nil {
+		u = &Use{Fingerprint: print, FirstUsed: now.UTC()}
+		c.uses[print] = u
+	}
+	u.Slot, u.LastUsed = slot, now.UTC()
+	u.Requests++
+}
+
+func (c *Credential) slotOf(print string) string {
+	if o := c.profile.OAuth(); o != nil {
+		for _, k := range c.keys(o.ClientSecret) {
+			if k.print == print {
+				return k.slot
+			}
+		}
+	}
+	return FormerKey
+}
+
+// Remember takes up what an earlier process knew of its uses.
+func (c *Credential) Remember(uses []Use) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, u := range uses {
+		have := c.uses[u.Fingerprint]
+		if u.Fingerprint == "" || have != nil && !have.LastUsed.Before(u.LastUsed) {
+			continue
+		}
+		u.Requests = 0
+		if have != nil {
+			u.Requests = have.Requests
+		}
+		c.uses[u.Fingerprint] = &u
+	}
+}
+
+// Uses are those of all values that requests carried, with where each stands now, newest use first.
+func (c *Credential) Uses() []Use {
+	name := c.profile.KeySecret()
+	if o := c.profile.OAuth(); o != nil {
+		name = o.ClientSecret
+	}
+	ks := c.keys(name)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make([]Use, 0, len(c.uses))
+	for _, u := range c.uses {
+		v := *u
+		v.Slot = FormerKey
+		for _, k := range ks {
+			if k.print == v.Fingerprint {
+				v.Slot = k.slot
+			}
+		}
+		out = append(out, v)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].LastUsed.After(out[j].LastUsed) })
+	return out
+}
+
+// printsMax bounds the fingerprints that are kept: values come from files, which anybody may rewrite for ever.
+const printsMax = 64
+
+// printOf is the fingerprint of a value, "" of none. It tells which key was used without telling the key: 32 bits of a
+// hash over a label and the vendor's name, too few to prove a guess.
+func (c *Credential) printOf(value string) string {
+	if value == "" {
+		return ""
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p, ok := c.prints[value]; ok {
+		return p
+	}
+	if len(c.prints) >= printsMax {
+		clear(c.prints)
+	}
+	h := sha256.New()
+	h.Write([]byte("weir credential\x00" + c.profile.Vendor + "\x00"))
+	h.Write([]byte(value))
+	p := hex.EncodeToString(h.Sum(nil)[:4])
+	c.prints[value] = p
+	return p
+}

@@ -1,0 +1,80 @@
+package deliver
+
+import (
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/weirsync/weir/connector/profile"
+)
+
+// Requests carry the new key, the previous one while the vendor refuses the new one, and the new one again after a while.
+// What must carry a certain key carries that or is not sent.
+func TestOverlap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		secrets := map[string]string{"api_key": "dev_new"}
+		previous := map[string]string{}
+		c := credential(t, "{kind: bearer, secret: api_key}", secrets).Overlap(func(name string) (string, error) {
+			if v, ok := previous[name]; ok {
+				return v, nil
+			}
+			return "", profile.ErrNoSecret
+		})
+		send := func(want string) (carried, print string, err error) {
+			r, _ := http.NewRequest(http.MethodPost, "http://acme.example/x", nil)
+			_, print, err = c.authorize(r, nil, time.Now().Add(time.Minute), want)
+			return r.Header.Get("Authorization"), print, err
+		}
+		carries := func(want, why string) string {
+			t.Helper()
+			got, print, err := send("")
+			if err != nil || got != "Bearer "+want {
+				t.Errorf("%s: carries %q, %v; want %s", why, got, err, want)
+			}
+			return print
+		}
+		n := carries("dev_new", "one key")
+		if c.expire(0, n) {
+			t.Error("one key, refused: another one is promised")
+		}
+		previous["api_key"] = "dev_old"
+		o := carries("dev_old", "the vendor refuses the new key")
+		if n == o || len(n) != 8 {
+			t.Errorf("fingerprints %q and %q, want two of 8 digits", n, o)
+		}
+		time.Sleep(refusedFor)
+		carries("dev_new", "after a while")
+		if !c.expire(0, n) {
+			t.Error("the new key is refused again, and the old one is not offered")
+		}
+		carries("dev_old", "refused again")
+		c.expire(0, o)
+		carries("dev_new", "both are refused")
+		if got, _, err := send(o); err != nil || got != "Bearer dev_old" {
+			t.Errorf("a request that must carry the old key carries %q, %v", got, err)
+		}
+		delete(previous, "api_key")
+		if got, _, err := send(o); err != ErrOtherCredential || got != "" {
+			t.Errorf("the old key is gone: carries %q, %v; want nothing", got, err)
+		}
+		uses := c.Uses()
+		slots := map[string]string{}
+		for _, u := range uses {
+			slots[u.Fingerprint] = u.Slot
+		}
+		if len(uses) != 2 || slots[n] != CurrentKey || slots[o] != FormerKey {
+			t.Errorf("uses %+v, want the new key current and the old one former", uses)
+		}
+		// A later process takes the last use up, and a use of its own is newer.
+		later := credential(t, "{kind: bearer, secret: api_key}", secrets)
+		later.Remember(uses)
+		if got := later.Uses(); len(got) != 2 || got[0].Requests != 0 || !got[1].LastUsed.Equal(uses[1].LastUsed) {
+			t.Errorf("remembered %+v of %+v", got, uses)
+		}
+		// An unreadable new key leaves the old one in use.
+		delete(secrets, "api_key")
+		previous["api_key"] = "dev_old"
+		carries("dev_old", "the new key cannot be read")
+	})
+}
