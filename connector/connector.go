@@ -65,6 +65,9 @@ type Config struct {
 	Topics map[string]string
 	Start  StartOptions
 
+	// DryRun does all but the send (design section 6): a record that would have been sent is skipped, with reason dry_run.
+	DryRun bool
+
 	// MaxInFlight bounds requests under way. Default 256.
 	MaxInFlight int
 	// WindowRecords and WindowBytes bound a partition's look-ahead. Defaults 5,000 and 32 MiB.

@@ -504,6 +504,9 @@ func (c *Connector) send(t *task) (n next, done bool) {
 		w.request = req
 		w.plan[w.step].IdempotencyKey = req.IdempotencyKey
 	}
+	if c.cfg.DryRun {
+		return c.rehearse(t, step)
+	}
 	if w.probing {
 		return c.probe(t, step)
 	}
@@ -553,6 +556,19 @@ func (c *Connector) send(t *task) (n next, done bool) {
 	}
 	c.cfg.Fail("answered")
 	return c.judge(t, step, gate, pass, ex)
+}
+
+// dryRun is the reason of a record that would have been sent, and the verdict of its attempts.
+const dryRun = "dry_run"
+
+// rehearse stands for the request and its acceptance. What the vendor would give has stand-ins, so that what follows, of the
+// entity and of those that refer to it, goes its way too.
+func (c *Connector) rehearse(t *task, step *profile.Step) (next, bool) {
+	w := t.Work
+	now := c.now()
+	w.attempts = append(w.attempts, checkpoint.Attempt{N: len(w.attempts) + 1, At: now.UTC(), Step: step.Name, Sent: checkpoint.NotSent, Verdict: dryRun,
+		Detail: w.request.Method + " of operation " + step.Operation.Name})
+	return c.finishStep(t, step, c.stepState(t, step, step.Rehearsed(w.in)), verdict{outcome: checkpoint.Skipped, reason: dryRun})
 }
 
 // judge reads what came of an exchange.

@@ -295,7 +295,8 @@ func (k *checker) topics(ctx context.Context, admin *kafka.Admin, name string, c
 			every[t] = r.Name
 		}
 	}
-	found, err := admin.CheckTopics(ctx, name, names)
+	run := conn.RunName(name)
+	found, err := admin.CheckTopics(ctx, run, names)
 	if err != nil {
 		k.failErr(exitEnv, check, "may this user describe topics and their configs?", environment(check, err, ""))
 		return
@@ -322,7 +323,7 @@ func (k *checker) topics(ctx context.Context, admin *kafka.Admin, name string, c
 		}
 		bad[f.Topic] = true
 	}
-	for _, t := range append(names, kafka.ParkedTopic(name), kafka.DeadTopic(name)) {
+	for _, t := range append(names, kafka.ParkedTopic(run), kafka.DeadTopic(run)) {
 		if !bad[t] {
 			k.ok(check, "%s is good", t)
 		}
@@ -332,6 +333,10 @@ func (k *checker) topics(ctx context.Context, admin *kafka.Admin, name string, c
 // credential sends the profile's harmless request with the credential.
 func (k *checker) credential(ctx context.Context, name string, conn *config.Connector, p *profile.Compiled) {
 	check := "connector " + name + " credential"
+	if conn.DryRun() {
+		k.warn(check, "set mode: live when it is to be sent", "not checked: this is a dry run, nothing is sent to the vendor")
+		return
+	}
 	if p.Credential == nil {
 		k.warn(check, "", "not checked: the vendor offers no request that tells")
 		return

@@ -80,7 +80,7 @@ func runConnector(ctx context.Context, r connectorRun) error {
 		MaxInFlight: r.Config.Delivery.MaxInFlight, AttemptsMax: r.Config.Delivery.AttemptsMax, ElapsedMax: time.Duration(r.Config.Delivery.ElapsedMax),
 		ReferenceWait: time.Duration(r.Config.Delivery.ReferenceWait),
 		Drain:         time.Duration(r.Config.Delivery.DrainTimeout), WindowRecords: r.Config.Window.Records, WindowBytes: int64(r.Config.Window.Bytes),
-		Log: r.Log, Observer: observer, Fail: failpoint.Hit,
+		DryRun: r.Config.DryRun(), Log: r.Log, Observer: observer, Fail: failpoint.Hit,
 		SecretsPrint: func() string {
 			h := sha256.New()
 			for _, name := range append(slices.Clone(r.Profile.Secrets), r.Profile.OptionalSecrets...) {
@@ -91,7 +91,7 @@ func runConnector(ctx context.Context, r connectorRun) error {
 			return hex.EncodeToString(h.Sum(nil))
 		},
 		Recompile: func(text []byte) (*profile.Compiled, error) {
-			return profile.CompileText(text, profile.Options{RequestTimeout: r.Config.Delivery.RequestTimeout.D(), Connector: r.Name, Environment: r.Config.Environment, BaseURL: r.Config.BaseURL,
+			return profile.CompileText(text, profile.Options{RequestTimeout: r.Config.Delivery.RequestTimeout.D(), Connector: r.Key, Environment: r.Config.Environment, BaseURL: r.Config.BaseURL,
 				LimitScale: r.LimitScale, Schemas: r.Schemas})
 		},
 	}

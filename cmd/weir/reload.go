@@ -157,7 +157,7 @@ func (r *reloader) reload() {
 	}
 	r.running.Store(now)
 	for _, run := range r.plan.runs {
-		run.live.change(now.Connectors[run.Name], limits[run.Name])
+		run.live.change(now.Connectors[run.Key], limits[run.Key])
 	}
 	r.reloads.WithLabelValues("applied").Inc()
 	for _, key := range restart {
@@ -214,16 +214,16 @@ func (r *reloader) next() (now *config.Config, limits map[string][]*profile.Limi
 		if len(faults) > 0 {
 			break // it is refused anyway
 		}
-		k := now.Connectors[run.Name]
+		k := now.Connectors[run.Key]
 		// The mapping in force with the new numbers: its own file may have moved on, which takes a restart.
-		compiled, err := profile.CompileText(run.Profile.Text, compileOptions(run.Name, k, r.scale, r.plan.contract.set))
+		compiled, err := profile.CompileText(run.Profile.Text, compileOptions(run.Key, k, r.scale, r.plan.contract.set))
 		if err != nil {
 			faults = append(faults, yours("connector "+run.Name, err, ""))
 			continue
 		}
-		limits[run.Name] = compiled.Limits
-		at := "connectors." + run.Name
-		if v := versions[run.Name]; v != "" && v != run.Profile.Version && !slices.ContainsFunc(restart, func(key string) bool {
+		limits[run.Key] = compiled.Limits
+		at := "connectors." + run.Key
+		if v := versions[run.Key]; v != "" && v != run.Profile.Version && !slices.ContainsFunc(restart, func(key string) bool {
 			return key == at+".profile" || strings.HasPrefix(key, at+".vars")
 		}) {
 			restart = append(restart, at+".profile (its file has changed)")

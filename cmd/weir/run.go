@@ -27,7 +27,8 @@ import (
 
 // A connectorRun is all that one connector needs to run.
 type connectorRun struct {
-	Name     string
+	Name     string // of group, topics, ledger and metrics (config.Connector.RunName)
+	Key      string // in the config
 	Instance string // names this process in status rows
 	Config   *config.Connector
 	Kafka    kafka.Config // without group and topics
@@ -146,13 +147,15 @@ func (c *runCmd) plan() (*runPlan, error) {
 			continue
 		}
 		r := &connectorRun{
-			Name: name, Instance: c.Hostname, Config: k, Profile: compiled, Schemas: p.contract.set, Topics: map[string]string{},
+			Name: k.RunName(name), Key: name, Instance: c.Hostname, Config: k, Profile: compiled, Schemas: p.contract.set, Topics: map[string]string{},
 			LimitScale: c.limitScale, live: newLiveRun(k), StoreLost: slices.Contains(c.storeLost, name), AcceptGaps: gaps, AcceptTopics: c.acceptTopics,
 		}
-		if r.Contract, err = newContractWatch(k, compiled); err != nil {
-			problems = append(problems, yours("connectors."+name+".contract_check", err, ""))
+		if !k.DryRun() {
+			if r.Contract, err = newContractWatch(k, compiled); err != nil {
+				problems = append(problems, yours("connectors."+name+".contract_check", err, ""))
+			}
 		}
-		if cfg.Webhooks.Listen != "" {
+		if cfg.Webhooks.Listen != "" && !k.DryRun() {
 			r.Facts, _ = calledBack(k, compiled)
 		}
 		for _, route := range compiled.Routes {
@@ -281,6 +284,9 @@ func (c *runCmd) supervise(ctx context.Context, p *runPlan, kc kafka.Config, sto
 	for i, r := range p.runs {
 		r.Kafka, r.Store, r.Log = kc, store, log
 		r.Registry = prometheus.WrapRegistererWith(prometheus.Labels{"connector": r.Name}, registry)
+		if r.Config.DryRun() {
+			log.Warn("dry run: nothing is sent to the vendor", "connector", r.Name)
+		}
 		log.Info("connector starts", "connector", r.Name, "profile", r.Profile.Vendor, "base_url", r.Profile.BaseURL, "mapping", r.Profile.Version)
 		wg.Go(func() {
 			if errs[i] = run(ctx, *r); errs[i] != nil {

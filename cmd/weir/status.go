@@ -188,7 +188,8 @@ func (a *app) statusFrom(ctx context.Context, cfg *config.Config, store checkpoi
 	}
 	rep := statusReport{Connectors: []connectorStatus{}}
 	for _, name := range cfg.Names() {
-		s, err := a.connectorStatus(ctx, cfg, name, store, admin, live(name, reports[name]), last[name])
+		run := cfg.Connectors[name].RunName(name)
+		s, err := a.connectorStatus(ctx, cfg, name, store, admin, live(run, reports[run]), last[run])
 		if err != nil {
 			problems = append(problems, environment("status of connector "+name, err, ""))
 		}
@@ -227,7 +228,8 @@ func (a *app) liveStatuses(ctx context.Context, store checkpoint.Store) (map[str
 // connectorStatus joins what instances report, what the store keeps and what Kafka says.
 func (a *app) connectorStatus(ctx context.Context, cfg *config.Config, name string, store checkpoint.Store, admin *kafka.Admin, live []connectorStatus, last time.Time) (connectorStatus, error) {
 	var problems []error
-	s := connectorStatus{Name: name, State: stateStopped, Partitions: []partitionStatus{}}
+	run := cfg.Connectors[name].RunName(name)
+	s := connectorStatus{Name: run, State: stateStopped, Partitions: []partitionStatus{}}
 	parts := map[kafka.TP]*partitionStatus{}
 	for _, l := range live {
 		if slices.Index(stateOrder, l.State) > slices.Index(stateOrder, s.State) || s.State == stateStopped {
@@ -253,7 +255,7 @@ func (a *app) connectorStatus(ctx context.Context, cfg *config.Config, name stri
 			s.Reason = "no instance reports since " + last.UTC().Format(time.RFC3339)
 		}
 	}
-	open, err := store.Parked(ctx, checkpoint.ParkedQuery{Connector: name, States: []checkpoint.ParkedState{checkpoint.ParkedOpen}, Limit: parkedCountMax})
+	open, err := store.Parked(ctx, checkpoint.ParkedQuery{Connector: run, States: []checkpoint.ParkedState{checkpoint.ParkedOpen}, Limit: parkedCountMax})
 	if err != nil {
 		problems = append(problems, err)
 	} else {
@@ -261,9 +263,9 @@ func (a *app) connectorStatus(ctx context.Context, cfg *config.Config, name stri
 		s.Parked = &n
 	}
 	if all, err := store.Statuses(ctx); err == nil { // if not, that is reported already
-		s.Credentials = usesOf(all, name)
+		s.Credentials = usesOf(all, run)
 	}
-	cursors, err := store.Cursors(ctx, name)
+	cursors, err := store.Cursors(ctx, run)
 	if err != nil {
 		problems = append(problems, err)
 	}
@@ -277,7 +279,7 @@ func (a *app) connectorStatus(ctx context.Context, cfg *config.Config, name stri
 		}
 	}
 	if admin != nil {
-		lags, err := readLag(ctx, admin, name, slices.Sorted(maps.Keys(topics)))
+		lags, err := readLag(ctx, admin, run, slices.Sorted(maps.Keys(topics)))
 		if err == nil {
 			s.offsets(cfg.Connectors[name].Start, lags, parts)
 		} else {

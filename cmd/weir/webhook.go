@@ -44,6 +44,9 @@ func (c *runCmd) startWebhooks(ctx context.Context, p *runPlan, kc kafka.Config,
 	cfg := webhook.Config{Store: store, MaxInFlight: p.cfg.Webhooks.MaxInFlight, BodyBytesMax: int64(p.cfg.Webhooks.BodyMax), Log: log, Now: c.Now}
 	var names []string
 	for _, r := range p.runs {
+		if r.Config.DryRun() {
+			continue
+		}
 		if !r.Facts {
 			_, why := calledBack(r.Config, r.Profile)
 			log.Info("no webhooks of this connector", "connector", r.Name, "why", why)

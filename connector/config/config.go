@@ -120,6 +120,7 @@ type Limit struct {
 // Connector is one vendor connection.
 type Connector struct {
 	Profile     string              `yaml:"profile" required:"true" desc:"Name of a built-in vendor profile, or the path of a profile file (with a slash or ending in .yaml)."`
+	Mode        string              `yaml:"mode" default:"live" enum:"live,dry_run" desc:"live, or dry_run: all but the send, with a group, topics and a ledger of its own under the name <name>.dry_run; what would have been sent is skipped with reason dry_run."`
 	Environment string              `yaml:"environment" default:"sandbox" pattern:"^[a-z][a-z0-9_-]{0,62}$" desc:"Environment of the profile, such as sandbox or production."`
 	BaseURL     string              `yaml:"base_url,omitempty" desc:"Overrides the environment's base URL."`
 	Proxy       string              `yaml:"proxy,omitempty" desc:"URL of the proxy that all requests to the vendor go through; none goes straight. If absent, the one that HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment name, which never counts for a loopback address."`
@@ -141,6 +142,18 @@ type Rotation struct {
 	Issued   string   `yaml:"issued,omitempty" pattern:"^[0-9]{4}-[0-9]{2}-[0-9]{2}$" desc:"The day on which the value was made, YYYY-MM-DD, for max_age; if absent, the day on which its file was written."`
 	MaxAge   Duration `yaml:"max_age,omitempty" min:"24h" max:"87600h" desc:"How old the value may become; warnings come 30, 14 and 7 days before, on a working day."`
 	Expires  string   `yaml:"expires,omitempty" pattern:"^[0-9]{4}-[0-9]{2}-[0-9]{2}$" desc:"The last day on which the vendor takes the value, YYYY-MM-DD; warnings as for max_age."`
+}
+
+// DryRun reports whether nothing is sent.
+func (k *Connector) DryRun() bool { return k.Mode == "dry_run" }
+
+// RunName is the name under which the connector runs: group, topics, ledger and metrics have it. name is that of the config.
+// A dry run has one of its own, so that it leaves nothing that a live run would find.
+func (k *Connector) RunName(name string) string {
+	if k.DryRun() {
+		return name + ".dry_run"
+	}
+	return name
 }
 
 // ContractCheck says how often a connector's contract is checked.

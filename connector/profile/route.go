@@ -425,6 +425,36 @@ func (s *Step) writePath(req *Request, a *activation) error {
 	return nil
 }
 
+// Rehearsed is what the step would leave if its request were accepted, without an answer: what can be told from the event
+// alone as it is, the other ids with stand-ins. A read finds nothing.
+func (s *Step) Rehearsed(in *Input) *Result {
+	res := &Result{IDs: map[string]string{}, Remembered: map[string]string{}}
+	a := getActivation(in, s.route.vars, &parsedAnswer{answer: &Answer{Status: http.StatusOK, Body: []byte("{}")}})
+	defer putActivation(a)
+	for _, m := range s.ids {
+		res.IDs[m.name] = standIn
+		if v, err := m.value.eval(a); err == nil {
+			if id, ok := asText(v); ok && id != "" {
+				res.IDs[m.name] = id
+			}
+		}
+	}
+	for _, m := range s.found {
+		res.IDs[m.name] = ""
+		if v, err := m.value.eval(a); err == nil {
+			res.IDs[m.name], _ = asText(v)
+		}
+	}
+	for _, m := range s.fields {
+		if v, err := m.value.eval(a); err == nil {
+			if t, ok := asText(v); ok {
+				res.Remembered[m.name] = t
+			}
+		}
+	}
+	return res
+}
+
 // Result reads what an accepted answer leaves to remember. A declared vendor id that the answer lacks is an
 // error: without it the entity could never be addressed again. Remembered fields may be missing. No error holds
 // a value of the answer.
