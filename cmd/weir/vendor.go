@@ -29,7 +29,23 @@ that an event would cause, and which requests a change of a profile changes. Onl
   weir vendor preview pushcash --event event.json
   weir vendor diff pushcash ./pushcash.yaml --last 10000
   weir vendor check pushcash --connector pushcash`,
-	}, newVendorList(a), newVendorShow(a), newVendorTest(a), newVendorPreview(a), newVendorDiff(a), newVendorCheck(a))
+	}, newVendorList(a), newVendorShow(a), newVendorTest(a), newVendorPreview(a), newVendorDiff(a), newVendorCheck(a), newVendorSchema(a))
+}
+
+func newVendorSchema(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "schema",
+		Short: "Print the JSON Schema of profile files",
+		Long: `Print the JSON Schema (draft 2020-12) of profile files, for editors. It knows every key; expressions, and what
+belongs together, are checked by weir vendor test and weir check.`,
+		Example: `  weir vendor schema > profile.schema.json
+  # in a profile, for editors: # yaml-language-server: $schema=profile.schema.json`,
+		Args: exactly(),
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintf(a.Stdout, "%s", profile.JSONSchema())
+			return err
+		},
+	}
 }
 
 // A vendorRow is one line of `weir vendor ls --json`.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,6 +40,8 @@ type node struct {
 type reader struct {
 	file string
 	errs Errors
+	// visit is told the known keys of each mapping that is read, nil but in tests.
+	visit func(path string, known []string)
 }
 
 func (r *reader) at(p pos, hint, format string, args ...any) {
@@ -154,6 +157,9 @@ func join(path, key string) string {
 
 // fields reads a mapping whose keys are all known.
 func (r *reader) fields(n node, known map[string]func(node)) {
+	if r.visit != nil {
+		r.visit(n.path, slices.Sorted(maps.Keys(known)))
+	}
 	for _, e := range r.entries(n) {
 		read := known[e.key]
 		if read == nil {
