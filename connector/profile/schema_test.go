@@ -19,10 +19,10 @@ import (
 // A schemaTree is the JSON Schema, as a tree.
 type schemaTree struct {
 	root map[string]any
-	seen map[string]bool // pointers of objects with properties that were compared
+	seen map[string]bool // pointers of objects with properties, and of enums, that were compared
 }
 
-// objects are the object schemas that n stands for, with their pointers.
+// objects are the schemas of mappings, lists and enums that n stands for, with their pointers.
 func (s *schemaTree) objects(n any, at string) map[string]map[string]any {
 	out := map[string]map[string]any{}
 	m, _ := n.(map[string]any)
@@ -33,7 +33,7 @@ func (s *schemaTree) objects(n any, at string) map[string]map[string]any {
 	for i, alt := range list(m["anyOf"]) {
 		maps.Copy(out, s.objects(alt, fmt.Sprintf("%s/anyOf/%d", at, i)))
 	}
-	if m["properties"] != nil || m["additionalProperties"] != nil || m["items"] != nil {
+	if m["properties"] != nil || m["additionalProperties"] != nil || m["items"] != nil || m["enum"] != nil {
 		out[at] = m
 	}
 	return out
@@ -102,6 +102,25 @@ func TestSchemaHasEveryKey(t *testing.T) {
 			if !found {
 				t.Errorf("%s: %s: the schema knows no mapping there; the reader takes %v", file, path, known)
 			}
+		}, visitWord: func(path string, known []string) {
+			found := false
+			for at, m := range s.find(path) {
+				if m["enum"] == nil {
+					continue
+				}
+				found = true
+				s.seen[at] = true
+				var words []string
+				for _, w := range list(m["enum"]) {
+					words = append(words, fmt.Sprint(w))
+				}
+				if slices.Sort(words); !slices.Equal(words, slices.Sorted(slices.Values(known))) {
+					t.Errorf("%s: %s: the schema (%s) has the words %v, the reader takes %v", file, path, at, words, known)
+				}
+			}
+			if !found {
+				t.Errorf("%s: %s: the schema takes any text there; the reader takes %v", file, path, known)
+			}
 		}}
 		r.profile(root, &Profile{file: file})
 		for _, e := range r.errs {
@@ -117,6 +136,9 @@ func TestSchemaHasEveryKey(t *testing.T) {
 		props, _ := m["properties"].(map[string]any)
 		if props != nil && !s.seen[at] {
 			t.Errorf("no profile of this test has the mapping %s of the schema", at)
+		}
+		if _, ok := m["enum"].([]any); ok && !s.seen[at] {
+			t.Errorf("no profile of this test has the enum %s of the schema", at)
 		}
 		for k, p := range props {
 			walk(p, at+"/properties/"+k)
@@ -134,6 +156,73 @@ func TestSchemaHasEveryKey(t *testing.T) {
 	walk(s.root, "#")
 	for name, d := range s.root["$defs"].(map[string]any) {
 		walk(d, "#/$defs/"+name)
+	}
+}
+
+// What the schema calls required the reader misses, at each place of profiles that together have every key.
+func TestSchemaRequires(t *testing.T) {
+	s := &schemaTree{}
+	if err := json.Unmarshal(JSONSchema(), &s.root); err != nil {
+		t.Fatal(err)
+	}
+	missing := func(file string, doc any) (out []string) {
+		text, err := json.Marshal(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		root, err := parseYAML(file, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &reader{file: file}
+		r.profile(root, &Profile{file: file})
+		for _, e := range r.errs {
+			out = append(out, e.Error())
+		}
+		return out
+	}
+	tried := map[string]bool{}
+	for _, file := range everyKey(t) {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var doc map[string]any
+		if err := yaml.Unmarshal(text, &doc); err != nil {
+			t.Fatal(err)
+		}
+		if errs := missing(file, doc); len(errs) > 0 {
+			t.Fatalf("%s, as JSON: %v", file, errs)
+		}
+		var walk func(n any, path string)
+		walk = func(n any, path string) {
+			for i, v := range list(n) {
+				walk(v, fmt.Sprintf("%s[%d]", path, i))
+			}
+			m := mapping(n)
+			for at, def := range s.find(path) {
+				for _, k := range list(def["required"]) {
+					key := k.(string)
+					v, ok := m[key]
+					if !ok || tried[at+" "+key] {
+						continue
+					}
+					tried[at+" "+key] = true
+					delete(m, key)
+					if missing(file, doc) == nil {
+						t.Errorf("%s: %s: the schema (%s) requires %s, the reader does not", file, path, at, key)
+					}
+					m[key] = v
+				}
+			}
+			for k, v := range m {
+				walk(v, join(path, k))
+			}
+		}
+		walk(doc, "")
+	}
+	if len(tried) < 20 {
+		t.Errorf("%d required keys were tried, want at least 20", len(tried))
 	}
 }
 

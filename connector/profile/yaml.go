@@ -42,6 +42,8 @@ type reader struct {
 	errs Errors
 	// visit is told the known keys of each mapping that is read, nil but in tests.
 	visit func(path string, known []string)
+	// visitWord is told the known words of each value that is one of several, nil but in tests.
+	visitWord func(path string, known []string)
 }
 
 func (r *reader) at(p pos, hint, format string, args ...any) {
@@ -242,6 +244,9 @@ func (r *reader) words(n node) []string {
 }
 
 func (r *reader) oneOf(n node, known ...string) string {
+	if r.visitWord != nil {
+		r.visitWord(n.path, known)
+	}
 	s := r.text(n)
 	if s != "" && !slices.Contains(known, s) {
 		r.errorf(n, meant(s, known), "%q is none of the values that are possible here", clip(s))
