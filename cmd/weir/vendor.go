@@ -28,8 +28,9 @@ that an event would cause, and which requests a change of a profile changes. Onl
   weir vendor test ./my-vendor.yaml
   weir vendor preview pushcash --event event.json
   weir vendor diff pushcash ./pushcash.yaml --last 10000
-  weir vendor check pushcash --connector pushcash`,
-	}, newVendorList(a), newVendorShow(a), newVendorTest(a), newVendorPreview(a), newVendorDiff(a), newVendorCheck(a), newVendorSchema(a))
+  weir vendor check pushcash --connector pushcash
+  weir vendor init --openapi acme-openapi.yaml -o acme.yaml`,
+	}, newVendorList(a), newVendorShow(a), newVendorTest(a), newVendorPreview(a), newVendorDiff(a), newVendorCheck(a), newVendorSchema(a), newVendorInit(a))
 }
 
 func newVendorSchema(a *app) *cobra.Command {
