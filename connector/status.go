@@ -37,6 +37,8 @@ type Status struct {
 	Partitions []PartitionStatus `json:"partitions"`
 	// Credentials says when requests carried which value of the secret; none where the vendor wants none.
 	Credentials []deliver.Use `json:"credentials,omitempty"`
+	// Spent is what requests have cost since the process started; none where the profile names no price.
+	Spent []deliver.Spent `json:"spent,omitempty"`
 }
 
 // PartitionStatus is what a connector says of one partition. End is -1 if it is not known.
@@ -55,7 +57,7 @@ func (c *Connector) Status() Status {
 	if at := c.status.Load(); at != nil {
 		s = *at
 	}
-	s.Credentials = c.cfg.Sender.Uses()
+	s.Credentials, s.Spent = c.cfg.Sender.Uses(), c.cfg.Sender.Spent()
 	return s
 }
 

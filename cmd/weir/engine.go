@@ -58,6 +58,7 @@ func runConnector(ctx context.Context, r connectorRun) error {
 	sender := deliver.NewSender(deliver.SenderConfig{
 		BaseURL: r.Profile.BaseURL, Connections: r.Config.Delivery.MaxInFlight, Timeout: time.Duration(r.Config.Delivery.RequestTimeout),
 		UserAgent:  "weir/" + readBuild().Version,
+		Operations: r.Profile.Operations,
 		Credential: deliver.NewCredential(r.Profile, secret).Overlap(r.live.previous), Proxy: r.Config.Proxy, Roots: roots,
 		Sending: func() { failpoint.Hit("sent") },
 	})
@@ -70,7 +71,7 @@ func runConnector(ctx context.Context, r connectorRun) error {
 	if err := rememberUses(ctx, r.Store, r.Name, sender); err != nil {
 		r.Log.Warn("what an earlier process knew of the use of secrets is not known", "connector", r.Name, "error", err.Error())
 	}
-	r.Registry.MustRegister(metrics.Credentials(sender.Uses))
+	r.Registry.MustRegister(metrics.Credentials(sender.Uses), metrics.Spending(sender.Spent))
 	life := newSecretWatch(r)
 	r.Registry.MustRegister(life.ends)
 	observer := metrics.New(r.Registry, vendorOf(r.Profile), routes)

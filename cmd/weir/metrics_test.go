@@ -30,6 +30,9 @@ func TestMetricsPage(t *testing.T) {
 	of.MustRegister(metrics.Credentials(func() []deliver.Use {
 		return []deliver.Use{{Slot: deliver.CurrentKey, Fingerprint: "00c0ffee", Requests: 1, LastUsed: time.Now()}}
 	}))
+	of.MustRegister(metrics.Spending(func() []deliver.Spent {
+		return []deliver.Spent{{Operation: "create", Currency: "EUR", Requests: 3, AmountMicros: 157_500}}
+	}))
 	life := newSecretWatch(connectorRun{live: newLiveRun(&config.Connector{}), Log: slog.New(slog.DiscardHandler)})
 	life.ends.WithLabelValues("api_key").Set(1)
 	of.MustRegister(life.ends)

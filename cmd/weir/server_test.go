@@ -69,6 +69,22 @@ connectors:
 	write(t, filepath.Join(w.dir, "key"), "secret-key\n")
 }
 
+// price gives an operation of the vendor's profile a price of 5.25 cents.
+func (w *world) price(t *testing.T, operation string) {
+	t.Helper()
+	text, err := os.ReadFile("../../connector/profile/plain.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	head := "  " + operation + ":\n"
+	write(t, filepath.Join(w.dir, "priced.yaml"), strings.Replace(string(text), head, head+"    price: {amount: \"0.0525\", currency: EUR}\n", 1))
+	file := filepath.Join(w.dir, "weir.yaml")
+	if text, err = os.ReadFile(file); err != nil {
+		t.Fatal(err)
+	}
+	write(t, file, strings.Replace(string(text), "profile: plain", "profile: ./priced.yaml", 1))
+}
+
 func customer(event, id, version int) string {
 	return fmt.Sprintf(`{"event_id":"evt-%d","event_type":"customer.updated","occurred_at":"2026-01-01T00:00:00Z","source_system":"crm",`+
 		`"correlation_id":"corr-%d","tenant":"acme","entity_version":%d,"operation":"upsert","kind":"person","customer_id":"CUST-%d","legal_name":"Jane Doe","currency":"USD"}`, event, event, version, id)
@@ -185,6 +201,7 @@ func TestKafkaAway(t *testing.T) {
 // TestStory is the whole of it: publish, run, status, trace, parked, on one Kafka, one vendor and one store.
 func TestStory(t *testing.T) {
 	w := newWorld(t)
+	w.price(t, "put_customer")
 	must := func(args ...string) result {
 		t.Helper()
 		r := invoke(t, w.dir, nil, args...)
@@ -250,6 +267,12 @@ func TestStory(t *testing.T) {
 			t.Fatalf("lag does not reach 0: %s\n%s", body, logs.all())
 		}
 		time.Sleep(50 * time.Millisecond) // polls another process's view; nothing signals it
+	}
+	if got, want := fmt.Sprint(rep.Connectors[0].Spent), "[{put_customer EUR 2 105000}]"; got != want {
+		t.Errorf("status says that %s was spent, want %s", got, want)
+	}
+	if _, body := get("/metrics"); !strings.Contains(body, `weir_vendor_spent_total{connector="plain",currency="EUR",operation="put_customer"} 0.105`) {
+		t.Error("/metrics does not say that two requests cost 0.105 EUR")
 	}
 	for path, want := range map[string]string{"/healthz": "ok\n", "/readyz": "ready\n", "/metrics": "weir_build_info"} {
 		if code, body := get(path); code != 200 || !strings.Contains(body, want) {

@@ -43,6 +43,8 @@ type (
 		Partitions []partitionStatus `json:"partitions"`
 		// Credentials says when requests carried which value of the secret, also of processes that have ended.
 		Credentials []deliver.Use `json:"credentials,omitempty"`
+		// Spent is what requests have cost, by the prices of the profile, since the processes that run now started.
+		Spent []deliver.Spent `json:"spent,omitempty"`
 	}
 	partitionStatus struct {
 		Topic     string `json:"topic"`
@@ -170,7 +172,7 @@ const statusBytesMax = 16 << 20
 // liveStatus is a connector's own status in the form of the report.
 func liveStatus(s connector.Status) connectorStatus {
 	pending, inFlight := int64(s.Pending), int64(s.InFlight)
-	c := connectorStatus{Name: s.Name, State: s.State, Reason: s.Reason, Since: &s.Since, Lag: &s.Lag, Pending: &pending, InFlight: &inFlight, ETASeconds: s.ETASeconds, Credentials: s.Credentials}
+	c := connectorStatus{Name: s.Name, State: s.State, Reason: s.Reason, Since: &s.Since, Lag: &s.Lag, Pending: &pending, InFlight: &inFlight, ETASeconds: s.ETASeconds, Credentials: s.Credentials, Spent: s.Spent}
 	for _, p := range s.Partitions {
 		c.Partitions = append(c.Partitions, partitionStatus{Topic: p.Topic, Partition: p.Partition, Mark: &p.Mark, End: &p.End, State: p.State, Reason: p.Reason})
 	}
@@ -237,6 +239,9 @@ func (a *app) connectorStatus(ctx context.Context, cfg *config.Config, name stri
 		}
 		s.Pending = plus(s.Pending, l.Pending)
 		s.InFlight = plus(s.InFlight, l.InFlight)
+		for _, p := range l.Spent {
+			s.Spent = deliver.AddSpent(s.Spent, p)
+		}
 		if l.ETASeconds != nil && (s.ETASeconds == nil || *l.ETASeconds > *s.ETASeconds) {
 			s.ETASeconds = l.ETASeconds
 		}

@@ -55,6 +55,8 @@ type SenderConfig struct {
 	// Credential goes with each request, nil-able. It becomes the Sender's, which closes it.
 	Credential *Credential
 	UserAgent  string
+	// Operations of the profile: those with a price are counted from zero on (Spent).
+	Operations map[string]*profile.Operation
 	// Proxy is the URL of the proxy that all requests go through; "none" goes straight. "" takes the one that the
 	// environment names (HTTPS_PROXY, HTTP_PROXY, NO_PROXY), which never counts for a loopback address.
 	Proxy string
@@ -72,6 +74,7 @@ type Sender struct {
 	wire      wire
 	base      string
 	userAgent []string
+	purse     purse
 }
 
 // NewSender makes a Sender; Close frees its connections.
@@ -86,6 +89,9 @@ func NewSender(cfg SenderConfig) *Sender {
 		cfg.Dial = (&net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}).DialContext
 	}
 	s := &Sender{cfg: cfg, base: strings.TrimRight(cfg.BaseURL, "/"), userAgent: []string{cfg.UserAgent}}
+	for _, op := range cfg.Operations {
+		s.purse.pay(op, 0)
+	}
 	t := newTransport(cfg)
 	if cfg.Credential != nil {
 		cfg.Credential.client = t.client
@@ -221,6 +227,7 @@ func (s *Sender) SendAs(ctx context.Context, r *profile.Request, credential stri
 		return ex
 	}
 	ex.Sent = checkpoint.Answered
+	s.purse.pay(r.Operation, 1)
 	ex.Answer = &profile.Answer{Status: ans.status, Header: ans.header, Body: ans.body, At: now}
 	if len(ans.body) > AnswerBytesMax {
 		ex.Answer.Body = nil
