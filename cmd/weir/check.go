@@ -246,9 +246,14 @@ func (k *checker) profile(c *contract, name string, conn *config.Connector) *pro
 	}
 	for _, s := range slices.Sorted(maps.Keys(conn.Secrets)) {
 		// What cannot be read is reported with the secrets.
-		if v, err := conn.Secrets[s].Value(); err == nil {
-			if err := p.CheckSecret(s, v); err != nil {
-				k.fail(exitYours, check, "put a key of environment "+p.Environment+" there, or correct connectors."+name+".environment", "%s", err)
+		for i, value := range []config.Secret{conn.Secrets[s], conn.Rotation[s].Previous} {
+			if value.IsZero() {
+				continue
+			}
+			if v, err := value.Value(); err == nil {
+				if err := p.CheckSecret(s, v); err != nil {
+					k.fail(exitYours, check, "put a key of environment "+p.Environment+" there, or correct connectors."+name+".environment", "%s%s", []string{"", "the previous value: "}[i], err)
+				}
 			}
 		}
 		known := slices.Concat(p.Secrets, p.OptionalSecrets)

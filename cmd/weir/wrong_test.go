@@ -223,6 +223,7 @@ func wrongInputs() []wrongInput {
 		// Vendor, registry, listener.
 		{name: "vendor refuses the key", args: "check", config: wrongHead + "connectors: {pc: {profile: pushcash, base_url: $UNAUTHORIZED, secrets: {api_key: \"${file:key}\"}}}\n"},
 		{name: "key of another environment", args: "check", config: wrongHead + "connectors: {pc: {profile: finfusion, base_url: $UNAUTHORIZED, secrets: {api_key: \"${file:key}\"}}}\n"},
+		{name: "previous key of another environment", args: "check", config: wrongHead + "connectors: {pc: {profile: finfusion, base_url: $UNAUTHORIZED, secrets: {api_key: \"${file:dev}\"}, rotation: {api_key: {previous: \"${file:key}\"}}}}\n"},
 		{name: "vendor unreachable", args: "check", config: wrongHead + "connectors: {pc: {profile: pushcash, base_url: \"http://$REFUSED\", secrets: {api_key: \"${file:key}\"}}}\n"},
 		{name: "vendor's certificate unknown", args: "check", config: wrongHead + "connectors: {pc: {profile: pushcash, base_url: $TLS, secrets: {api_key: \"${file:key}\"}}}\n"},
 		{name: "registry unreachable", args: "check", config: wrongGood + "schema: {registry: \"http://$REFUSED\"}\n"},
@@ -260,7 +261,7 @@ var (
 	anyStore   = regexp.MustCompile(`versions up to [0-9]+`) // grows with each migration
 	anyTime    = regexp.MustCompile(`in [0-9.]+ s\b`)
 	anyList    = regexp.MustCompile(`(use one of|built in are|known:) [a-z_]+, [a-z_, ]+`) // grows with the program
-	failed     = regexp.MustCompile(`(?m)^fail  (?:config|secret|registry|store|kafka|connector pc credential).*\n(?:        hint: .*\n)?`)
+	failed     = regexp.MustCompile(`(?m)^fail  (?:config|secret|registry|store|kafka|connector pc (?:credential|profile)).*\n(?:        hint: .*\n)?`)
 	anyLog     = regexp.MustCompile(`(?m)^\{"time".*\n`) // log lines of run before it ends
 )
 
@@ -311,6 +312,7 @@ func TestWrongInputs(t *testing.T) {
 		}
 		write(t, filepath.Join(dir, "weir.yaml"), fill.Replace(text))
 		write(t, filepath.Join(dir, "key"), "secret-key")
+		write(t, filepath.Join(dir, "dev"), "dev_key")
 		if c.prepare != nil {
 			c.prepare(t, dir)
 		}

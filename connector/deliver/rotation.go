@@ -96,6 +96,20 @@ func (c *Credential) choose(want string, now time.Time) key {
 	return ks[0]
 }
 
+// carries is the fingerprint of what the next request carries: of the token in use that of the secret it was got with,
+// which may be in the config no more.
+func (c *Credential) carries(now time.Time) string {
+	if c.profile.OAuth() != nil {
+		c.mu.Lock()
+		t := c.current
+		c.mu.Unlock()
+		if t != nil && now.Before(t.expires) {
+			return t.print
+		}
+	}
+	return c.choose("", now).print
+}
+
 // refuse notes that the vendor refuses a key, and reports whether the next request carries another one.
 func (c *Credential) refuse(print string, now time.Time) bool {
 	c.mu.Lock()

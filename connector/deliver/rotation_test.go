@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"fmt"
 	"net/http"
 	"testing"
 	"testing/synctest"
@@ -76,5 +77,37 @@ func TestOverlap(t *testing.T) {
 		delete(secrets, "api_key")
 		previous["api_key"] = "dev_old"
 		carries("dev_old", "the new key cannot be read")
+	})
+}
+
+// A token is of the client secret that it was got with, as long as it lives: a request that must carry what the sender names
+// is sent, also right after the client secret was changed, and when the vendor takes only the previous one.
+func TestCarriesTheTokenInUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := &issuer{}
+		i.set(http.StatusOK, 600, 0)
+		secrets := map[string]string{"client_id": "me", "client_secret": "dev_old"}
+		c := credential(t, fmt.Sprintf(oauth, "https://login.example/token"), secrets)
+		c.client = &http.Client{Transport: i}
+		defer c.close()
+		s := &Sender{cfg: SenderConfig{Credential: c}}
+		sends := func(why string) string {
+			t.Helper()
+			want := s.Carries()
+			r, _ := http.NewRequest(http.MethodPost, "http://acme.example/x", nil)
+			if _, got, err := c.authorize(r, nil, time.Now().Add(time.Minute), want); err != nil || got != want {
+				t.Errorf("%s: the sender names %q and carries %q, %v", why, want, got, err)
+			}
+			return want
+		}
+		old := sends("the first token")
+		secrets["client_secret"] = "dev_new"
+		if got := sends("the client secret was changed"); got != old {
+			t.Errorf("the token of the old client secret lives, and the sender names %q, want %q", got, old)
+		}
+		time.Sleep(601 * time.Second)
+		if got := sends("the token has ended"); got == old || got == "" {
+			t.Errorf("after the end of the token the sender names %q, want the new client secret's", got)
+		}
 	})
 }

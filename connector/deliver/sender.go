@@ -154,7 +154,7 @@ func (s *Sender) Carries() string {
 	if s.cfg.Credential == nil {
 		return ""
 	}
-	return s.cfg.Credential.choose("", time.Now()).print
+	return s.cfg.Credential.carries(time.Now())
 }
 
 // Remember takes up what an earlier process knew of its uses.
