@@ -20,6 +20,8 @@ import (
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/goccy/go-yaml"
+
+	"github.com/weirsync/weir/connector/profile"
 )
 
 // BytesMax is the largest document that is read.
@@ -31,6 +33,9 @@ const (
 	// operationsMax bounds the operations of a draft.
 	operationsMax = 300
 )
+
+// errUnsound is what a document gives that is misread: the fuzz test looks for it.
+var errUnsound = errors.New("the document gives a profile that does not load")
 
 // Options say what a draft is called and what it holds.
 type Options struct {
@@ -50,7 +55,7 @@ type SyntaxError struct{ Err error }
 func (e *SyntaxError) Error() string { return yaml.FormatError(e.Err, false, false) }
 func (e *SyntaxError) Unwrap() error { return e.Err }
 
-// Draft is the text of a profile.
+// Draft is the text of a profile, which loads.
 func Draft(doc []byte, o Options) ([]byte, error) {
 	if len(doc) > BytesMax {
 		return nil, fmt.Errorf("the document has %d bytes, more than %d", len(doc), BytesMax)
@@ -93,7 +98,6 @@ type drafter struct {
 	o     Options
 	b     strings.Builder
 	names map[string]bool // of operations
-	auth  []string        // secrets
 }
 
 func (d *drafter) line(indent int, format string, args ...any) {
@@ -105,7 +109,7 @@ func (d *drafter) line(indent int, format string, args ...any) {
 func (d *drafter) draft() ([]byte, error) {
 	ops := d.operations()
 	if len(ops) == 0 {
-		return nil, errors.New("no operation of the document was chosen; --operation takes an operationId, or METHOD /path")
+		return nil, errors.New("no operation of the document was chosen, or its path cannot be written in a profile; --operation takes an operationId, or METHOD /path")
 	}
 	if len(ops) > operationsMax {
 		return nil, fmt.Errorf("%d operations, more than %d: choose those that you need with --operation", len(ops), operationsMax)
@@ -136,7 +140,14 @@ func (d *drafter) draft() ([]byte, error) {
 		drafted = append(drafted, d.operation(op))
 	}
 	d.routes(drafted)
-	return []byte(d.b.String()), nil
+	if d.b.Len() > profile.FileBytesMax {
+		return nil, fmt.Errorf("the profile would have more than %d bytes: choose the operations that you need with --operation", profile.FileBytesMax)
+	}
+	text := []byte(d.b.String())
+	if _, err := profile.Parse("the draft", text); err != nil {
+		return nil, fmt.Errorf("%w; choose other operations with --operation: %w", errUnsound, err)
+	}
+	return text, nil
 }
 
 // An op is one operation of the document.
@@ -162,10 +173,21 @@ func (d *drafter) operations() (out []op) {
 			if o == nil || len(d.o.Operations) > 0 && !slices.Contains(d.o.Operations, o.OperationID) && !slices.Contains(d.o.Operations, method+" "+path) {
 				continue
 			}
+			if !usable(path) {
+				d.line(0, "# CHECK: %s %s is left out: its path cannot be written in a profile", method, comment(path))
+				continue
+			}
 			out = append(out, op{method, path, item, o})
 		}
 	}
 	return out
+}
+
+// usable reports whether a profile takes the path.
+func usable(path string) bool {
+	bare := pathParam.ReplaceAllString(path, "x")
+	u, err := url.Parse(bare)
+	return err == nil && u.Fragment == "" && !strings.HasPrefix(path, "//") && !strings.ContainsAny(bare, "{} \\\"<>^`|#")
 }
 
 var sandboxWords = regexp.MustCompile(`(?i)sandbox|test|staging|dev\b|demo`)
@@ -288,6 +310,8 @@ func (d *drafter) verdicts(ops []op) {
 // A drafted operation, for suggestions.
 type drafted struct {
 	name, method, path string
+	params             []string // of the path
+	id                 string   // field of the answer that names the object, "" if none does
 	fields             []string // of the body, dotted
 	required           map[string]bool
 }
@@ -300,9 +324,7 @@ var (
 
 func (d *drafter) operation(o op) drafted {
 	name := cmp.Or(word(o.OperationID), word(strings.ToLower(o.method)+" "+pathParam.ReplaceAllString(o.path, "by $1")), "operation")
-	for n, base := 2, name; d.names[name]; n++ {
-		name = base + "_" + strconv.Itoa(n)
-	}
+	name = unused(name, func(s string) bool { return d.names[s] })
 	d.names[name] = true
 	out := drafted{name: name, method: o.method, path: o.path, required: map[string]bool{}}
 	if s := cmp.Or(comment(o.Summary), comment(o.Description)); s != "" {
@@ -313,7 +335,11 @@ func (d *drafter) operation(o op) drafted {
 	}
 	d.line(1, "%s:", name)
 	d.line(2, "method: %s", o.method)
-	path := pathParam.ReplaceAllStringFunc(o.path, func(m string) string { return "{" + cmp.Or(word(m[1:len(m)-1]), "id") + "}" })
+	path := pathParam.ReplaceAllStringFunc(o.path, func(m string) string {
+		param := unused(cmp.Or(word(m[1:len(m)-1]), "id"), func(s string) bool { return slices.Contains(out.params, s) })
+		out.params = append(out.params, param)
+		return "{" + param + "}"
+	})
 	d.line(2, "path: %s", quote(path))
 	read := o.method == http.MethodGet
 	key := d.idempotency(o)
@@ -331,7 +357,16 @@ func (d *drafter) operation(o op) drafted {
 	if !read {
 		d.body(o, &out)
 	}
-	d.answer(o)
+	out.id = d.answer(o)
+	return out
+}
+
+// unused is name, or name with the first number from 2 on that makes it one that is not taken.
+func unused(name string, taken func(string) bool) string {
+	out := name
+	for n := 2; taken(out); n++ {
+		out = name + "_" + strconv.Itoa(n)
+	}
 	return out
 }
 
@@ -361,21 +396,25 @@ func (d *drafter) body(o op, out *drafted) {
 		}
 		form = true
 	}
-	fields := properties(media.Schema)
-	if len(fields) == 0 {
+	if !declarable(properties(media.Schema)) {
+		d.line(2, "# CHECK: the body has no field that can be declared")
 		return
 	}
 	if form {
 		d.line(2, "encoding: form")
 	}
 	d.line(2, "body:")
-	d.fields(3, "", media.Schema, 1, true, out)
+	d.fields(3, "", media.Schema, nil, true, out)
 }
 
-// fields writes declared fields.
-func (d *drafter) fields(indent int, prefix string, ref *openapi3.SchemaRef, depth int, required bool, out *drafted) {
+// fields writes declared fields. above are the schemas that ref stands in: one that holds itself ends there.
+func (d *drafter) fields(indent int, prefix string, ref *openapi3.SchemaRef, above []*openapi3.Schema, required bool, out *drafted) {
+	above = append(slices.Clip(above), ref.Value)
 	props := properties(ref)
 	for _, name := range slices.Sorted(maps.Keys(props)) {
+		if d.b.Len() > profile.FileBytesMax {
+			return // too large already
+		}
 		if !fieldName.MatchString(name) {
 			d.line(indent, "# CHECK: a field named %s", comment(strconv.Quote(name)))
 			continue
@@ -391,17 +430,13 @@ func (d *drafter) fields(indent int, prefix string, ref *openapi3.SchemaRef, dep
 			parts = append(parts, "required: true")
 		}
 		inner := properties(p)
-		if kind == "object" && len(inner) > 0 && depth < depthMax {
+		if kind == "object" && declarable(inner) && len(above) < depthMax && !slices.Contains(above, p.Value) {
 			d.line(indent, "%s:", quote(name))
 			for _, part := range parts {
 				d.line(indent+1, "%s", part)
 			}
 			d.line(indent+1, "fields:")
-			before := d.b.Len()
-			d.fields(indent+2, prefix+name+".", p, depth+1, need, out)
-			if d.b.Len() == before {
-				d.line(indent+2, "any: object # CHECK: no field can be declared")
-			}
+			d.fields(indent+2, prefix+name+".", p, above, need, out)
 			continue
 		}
 		if words := enumOf(p.Value); kind == "string" && len(words) > 0 {
@@ -416,9 +451,20 @@ func (d *drafter) fields(indent int, prefix string, ref *openapi3.SchemaRef, dep
 	}
 }
 
-func (d *drafter) answer(o op) {
+// declarable reports whether one of the fields can be declared in a body.
+func declarable(props openapi3.Schemas) bool {
+	for name, p := range props {
+		if fieldName.MatchString(name) && p != nil && p.Value != nil && !p.Value.ReadOnly {
+			return true
+		}
+	}
+	return false
+}
+
+// answer declares the field of the answer that names the object, and gives it: id before another that ends so.
+func (d *drafter) answer(o op) string {
 	if o.Responses == nil {
-		return
+		return ""
 	}
 	all := o.Responses.Map()
 	for _, code := range slices.Sorted(maps.Keys(all)) {
@@ -431,16 +477,17 @@ func (d *drafter) answer(o op) {
 			continue
 		}
 		props := properties(media.Schema)
-		for _, name := range slices.Sorted(maps.Keys(props)) {
+		for _, name := range append([]string{"id"}, slices.Sorted(maps.Keys(props))...) {
 			if p := props[name]; p != nil && p.Value != nil && fieldName.MatchString(name) && (name == "id" || strings.HasSuffix(name, "_id") || strings.HasSuffix(name, "Id")) {
 				if kind := kindOf(p.Value); kind == "string" || kind == "integer" {
 					d.line(2, "answer: {%s: %s}", quote(name), kind)
-					return
+					return name
 				}
 			}
 		}
-		return
+		return ""
 	}
+	return ""
 }
 
 // canonical are words of vendors for fields of events, beside those that have the same name.
@@ -470,19 +517,21 @@ func (d *drafter) routes(ops []drafted) {
 		d.line(1, "%s:", entity)
 		d.line(2, "entity: %s", entity)
 		d.line(2, "semantics: latest")
+		first := true
 		for _, o := range ops {
 			if o.method == http.MethodGet || entityOf(o) != entity {
 				continue
 			}
-			d.line(2, "# steps:")
+			if first {
+				d.line(2, "# steps:")
+				first = false
+			}
 			d.line(2, "#   %s:", o.name)
 			d.line(2, "#     operation: %s", o.name)
-			for _, m := range pathParam.FindAllStringSubmatch(o.path, -1) {
-				d.line(2, "#     params: {%s: ids.%s_id}", cmp.Or(word(m[1]), "id"), entity)
+			if len(o.params) > 0 {
+				d.line(2, "#     params: {%s: ids.%s_id}", strings.Join(o.params, fmt.Sprintf(": ids.%s_id, ", entity)), entity)
 			}
-			if len(o.fields) > 0 {
-				d.line(2, "#     map:")
-			}
+			mapped := false
 			for _, f := range o.fields {
 				value, sure := d.suggest(entity, f)
 				note := ""
@@ -490,11 +539,15 @@ func (d *drafter) routes(ops []drafted) {
 					note = " # CHECK: required"
 				}
 				if value != "" || o.required[f] {
+					if !mapped {
+						d.line(2, "#     map:")
+						mapped = true
+					}
 					d.line(2, "#       %s: %s%s", f, cmp.Or(value, "..."), note)
 				}
 			}
-			if o.method == http.MethodPost {
-				d.line(2, "#     remember: {ids: {%s_id: body.id}}", entity)
+			if o.method == http.MethodPost && o.id != "" {
+				d.line(2, "#     remember: {ids: {%s_id: body.%s}}", entity, o.id)
 			}
 		}
 		d.line(2, "cases:")
@@ -536,16 +589,17 @@ func jsonOf(c openapi3.Content) *openapi3.MediaType {
 // properties are those of a schema and of what it is composed of by allOf.
 func properties(ref *openapi3.SchemaRef) openapi3.Schemas {
 	out := openapi3.Schemas{}
-	collect(ref, out, 0)
+	collect(ref, out, map[*openapi3.Schema]bool{})
 	return out
 }
 
-func collect(ref *openapi3.SchemaRef, out openapi3.Schemas, depth int) {
-	if ref == nil || ref.Value == nil || depth > depthMax {
+func collect(ref *openapi3.SchemaRef, out openapi3.Schemas, seen map[*openapi3.Schema]bool) {
+	if ref == nil || ref.Value == nil || seen[ref.Value] {
 		return
 	}
+	seen[ref.Value] = true
 	for _, s := range ref.Value.AllOf {
-		collect(s, out, depth+1)
+		collect(s, out, seen)
 	}
 	maps.Copy(out, ref.Value.Properties)
 }

@@ -2,6 +2,7 @@ package draft
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -61,6 +62,12 @@ func TestDrafts(t *testing.T) {
 			"auth: # the first counts", "- {kind: header, header: X-Api-Key, secret: api_key}", "- {kind: oauth2, token_url: /oauth/token,",
 			"nickname: {type: string}", "#       currency: event.currency", "base_url: \"https://eu.modern.example\"",
 		},
+		"awkward.yaml": { // names that collide, schemas that hold themselves, paths and fields that a profile does not take
+			"path: \"/orgs/{org_id}/accounts/{org_id_2}\"", "#     params: {org_id: ids.customer_id, org_id_2: ids.customer_id}",
+			"parent: {type: object}", "odd: {type: object}", "second: {type: object}", "      email: {type: string}", "answer: {id: string}",
+			"#     remember: {ids: {customer_id: body.id}}", "answer: {charge_id: string}", "#     remember: {ids: {invoice_id: body.charge_id}}",
+			"# CHECK: the body has no field that can be declared", "# CHECK: POST /a path with blanks is left out",
+		},
 	} {
 		doc, err := os.ReadFile(filepath.Join("testdata", file))
 		if err != nil {
@@ -74,6 +81,11 @@ func TestDrafts(t *testing.T) {
 		for _, w := range want {
 			if !strings.Contains(string(text), w) {
 				t.Errorf("the draft of %s lacks %q:\n%s", file, w, text)
+			}
+		}
+		for route := range strings.SplitSeq(string(text), "\n    entity: ") {
+			if n := strings.Count(route, "    # steps:\n"); n > 1 {
+				t.Errorf("the draft of %s suggests the key steps %d times in one route:\n%s", file, n, route)
 			}
 		}
 	}
@@ -95,6 +107,17 @@ func TestDraftOfSomeOperations(t *testing.T) {
 	}
 }
 
+// manyFields is a document whose draft is larger than a profile may be.
+func manyFields() string {
+	var b strings.Builder
+	b.WriteString("openapi: 3.0.0\ninfo: {title: x, version: \"1\"}\npaths:\n  /a:\n    post:\n      responses: {}\n      requestBody:\n" +
+		"        content:\n          application/json:\n            schema:\n              type: object\n              properties:\n")
+	for i := range profile.FileBytesMax / 60 {
+		fmt.Fprintf(&b, "                f%060d: {type: string}\n", i)
+	}
+	return b.String()
+}
+
 func TestBadDocuments(t *testing.T) {
 	for _, c := range []struct{ what, doc, says string }{
 		{"no YAML", "openapi: 3.0.0\ninfo: {title: x\npaths: [", "[3:1]"},
@@ -103,6 +126,8 @@ func TestBadDocuments(t *testing.T) {
 		{"nothing in it", "openapi: 3.0.0\ninfo: {title: x, version: \"1\"}\npaths: {}\n", "no operation"},
 		{"a reference elsewhere", "openapi: 3.0.0\ninfo: {title: x, version: \"1\"}\npaths:\n  /a:\n    post:\n      requestBody: {$ref: \"https://evil.example/x.yaml\"}\n      responses: {}\n", "external"},
 		{"a reference to nothing", "openapi: 3.0.0\ninfo: {title: x, version: \"1\"}\npaths:\n  /a:\n    post:\n      requestBody: {$ref: \"#/components/requestBodies/none\"}\n      responses: {}\n", "none"},
+		{"no path that can be written", "openapi: 3.0.0\ninfo: {title: x, version: \"1\"}\npaths: {/a b: {get: {responses: {}}}}\n", "path cannot be written"},
+		{"a draft that is too large", manyFields(), "--operation"},
 		{"too large", "#" + strings.Repeat("x", BytesMax), "more than"},
 	} {
 		text, err := Draft([]byte(c.doc), Options{})
@@ -117,7 +142,7 @@ func TestBadDocuments(t *testing.T) {
 
 // FuzzDraft: whatever the document, an error or a draft that loads.
 func FuzzDraft(f *testing.F) {
-	for _, file := range []string{"acme.yaml", "modern.json"} {
+	for _, file := range []string{"acme.yaml", "modern.json", "awkward.yaml"} {
 		doc, err := os.ReadFile(filepath.Join("testdata", file))
 		if err != nil {
 			f.Fatal(err)
@@ -129,6 +154,8 @@ func FuzzDraft(f *testing.F) {
 		text, err := Draft([]byte(doc), Options{Source: doc, Known: fields})
 		if err == nil {
 			loads(t, text)
+		} else if errors.Is(err, errUnsound) {
+			t.Error(err)
 		}
 	})
 }
