@@ -16,7 +16,7 @@ import (
 
 // printing lists the commands that print data: each has --json (design section 12).
 var printing = []string{
-	"weir bench", "weir check", "weir config print", "weir demo", "weir parked ls", "weir parked show", "weir publish", "weir schema check", "weir schema ls", "weir status", "weir trace", "weir vendor check", "weir vendor diff", "weir vendor ls", "weir vendor preview", "weir vendor test", "weir verify", "weir version",
+	"weir bench", "weir check", "weir config print", "weir demo", "weir parked ls", "weir parked show", "weir publish", "weir schema check", "weir schema ls", "weir status", "weir trace", "weir vendor check", "weir vendor diff", "weir vendor ls", "weir vendor preview", "weir vendor show", "weir vendor test", "weir verify", "weir version",
 }
 
 func tree() *cobra.Command { return newRoot(&app{Env: &Env{}}) }

@@ -100,14 +100,24 @@ func newVendorList(a *app) *cobra.Command {
 }
 
 func newVendorShow(a *app) *cobra.Command {
-	return &cobra.Command{
+	var columns bool
+	var vars map[string]string
+	cmd := &cobra.Command{
 		Use:   "show NAME",
 		Short: "Print a built-in profile, to start your own from",
-		Long:  "Print the file of a built-in profile as it is.",
+		Long: `Print the file of a built-in profile as it is. With --columns, print instead which fields of events each field of a
+request comes from, read off the mapping itself; a field that decides whether a step is taken counts too.`,
 		Example: `  weir vendor show plain > my-vendor.yaml
-  weir vendor test my-vendor.yaml`,
+  weir vendor test my-vendor.yaml
+  weir vendor show pushcash --columns`,
 		Args: exactly("NAME"),
 		RunE: func(_ *cobra.Command, args []string) error {
+			if columns {
+				return a.printColumns(args[0], vars)
+			}
+			if a.asJSON {
+				return usageError("--json", "a profile is YAML", "use --json with --columns")
+			}
 			p, err := profile.Load(args[0])
 			if err != nil {
 				return yours("profile "+args[0], err, "weir vendor ls lists what is built in")
@@ -116,6 +126,94 @@ func newVendorShow(a *app) *cobra.Command {
 			return err
 		},
 	}
+	cmd.Flags().BoolVar(&columns, "columns", false, "print the lineage of the columns instead of the file")
+	cmd.Flags().StringToStringVar(&vars, "var", nil, "variable of the profile, name=value; may be repeated")
+	a.jsonFlag(cmd, "with --columns: array of {route, step, operation, field, inputs: [{entity, field, type, subtype}], expression}")
+	return cmd
+}
+
+// A columnRow is one field of a request in `weir vendor show --columns --json`.
+type columnRow struct {
+	Route      string        `json:"route"`
+	Step       string        `json:"step"`
+	Operation  string        `json:"operation"`
+	Field      string        `json:"field"`
+	Inputs     []columnInput `json:"inputs"`
+	Expression string        `json:"expression"`
+}
+
+// A columnInput is a field of an event that a row comes from, in OpenLineage's words: DIRECT IDENTITY is a copy, DIRECT
+// TRANSFORMATION an expression, INDIRECT JOIN the key by which another entity is found, INDIRECT CONDITIONAL what decides.
+type columnInput struct {
+	Entity  string `json:"entity"`
+	Field   string `json:"field"`
+	Type    string `json:"type"`
+	Subtype string `json:"subtype"`
+}
+
+func columnRows(c *profile.Compiled) []columnRow {
+	rows := []columnRow{}
+	for _, rt := range c.Routes {
+		references := rt.References()
+		for _, col := range append(rt.Columns(), rt.Conditions()...) {
+			row := columnRow{col.Route, col.Step, col.Operation, col.Field, []columnInput{}, col.Expression}
+			for _, s := range col.Sources {
+				ref, isRef := strings.CutPrefix(s, "ref.")
+				switch {
+				case isRef:
+					for _, f := range references[ref] {
+						row.Inputs = append(row.Inputs, columnInput{rt.Entity, f, "INDIRECT", "JOIN"})
+					}
+				case col.Field == "":
+					row.Inputs = append(row.Inputs, columnInput{rt.Entity, s, "INDIRECT", "CONDITIONAL"})
+				case col.Copy:
+					row.Inputs = append(row.Inputs, columnInput{rt.Entity, s, "DIRECT", "IDENTITY"})
+				default:
+					row.Inputs = append(row.Inputs, columnInput{rt.Entity, s, "DIRECT", "TRANSFORMATION"})
+				}
+			}
+			rows = append(rows, row)
+		}
+	}
+	return rows
+}
+
+// printColumns prints the lineage of a profile's columns.
+func (a *app) printColumns(name string, vars map[string]string) error {
+	contract, err := a.loadContract(nil)
+	if err != nil {
+		return err
+	}
+	_, c, err := a.compileProfile(contract, name, vars)
+	if err != nil {
+		return err
+	}
+	rows := columnRows(c)
+	if a.asJSON {
+		return a.printJSON(rows)
+	}
+	w := tabwriter.NewWriter(a.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "STEP\tOPERATION\tFIELD\tFROM\tHOW")
+	for _, r := range rows {
+		field := r.Field
+		if field == "" {
+			field = "(whether)"
+		}
+		if len(r.Inputs) == 0 {
+			fmt.Fprintf(w, "%s.%s\t%s\t%s\t%s\t%s\n", r.Route, r.Step, r.Operation, field, "-", dash(r.Expression))
+		}
+		for _, in := range r.Inputs {
+			how := strings.ToLower(in.Subtype)
+			if in.Subtype == "TRANSFORMATION" {
+				how += ": " + r.Expression
+			}
+			fmt.Fprintf(w, "%s.%s\t%s\t%s\t%s.%s\t%s\n", r.Route, r.Step, r.Operation, field, in.Entity, in.Field, how)
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("write output: %w", err)
+	}
+	return nil
 }
 
 // compileProfile loads and compiles a profile as a connector of its own name would.

@@ -534,8 +534,62 @@ type Column struct {
 	Route     string
 	Step      string
 	Operation string
-	Field     string   // dotted path in the body, {name} for a parameter of the path
+	Field     string   // dotted path in the body, {name} for a parameter of the path; "" for what decides whether a step is taken
 	Sources   []string // dotted paths of the event, "*" for the whole of it; references as ref.<name>
+	// Copy: the value is the source's as it is; else Expression makes it.
+	Copy       bool
+	Expression string
+}
+
+// Conditions lists, for each step, what decides whether it is taken: residency and consent of the route, the conditions of
+// the cases up to its own, and its own condition.
+func (r *Route) Conditions() []Column {
+	var out []Column
+	var before []*program
+	for _, p := range []*program{r.residency, r.consent} {
+		if p != nil {
+			before = append(before, p)
+		}
+	}
+	var seen []*Step
+	for _, c := range r.cases {
+		if c.when != nil {
+			before = append(before, c.when)
+		}
+		for _, s := range c.plan.Steps {
+			if slices.Contains(seen, s) {
+				continue
+			}
+			seen = append(seen, s)
+			col := Column{Route: r.Name, Step: s.Name, Operation: s.Operation.Name}
+			var texts []string
+			for _, p := range append(slices.Clone(before), s.when) {
+				if p == nil {
+					continue
+				}
+				texts = append(texts, p.src.text)
+				for _, f := range p.events {
+					if !slices.Contains(col.Sources, f) {
+						col.Sources = append(col.Sources, f)
+					}
+				}
+			}
+			col.Expression = strings.Join(texts, "; ")
+			out = append(out, col)
+		}
+	}
+	return out
+}
+
+// References are the event's fields by which each reference of the route finds its entity, by the reference's name.
+func (r *Route) References() map[string][]string {
+	out := map[string][]string{}
+	for _, c := range r.cases {
+		for _, n := range c.needs {
+			out[n.name] = slices.Clone(n.key.events)
+		}
+	}
+	return out
 }
 
 // Columns lists the column-level lineage of the route, in the order of steps and fields.
@@ -556,7 +610,7 @@ func (r *Route) Columns() []Column {
 				for _, ref := range p.refs {
 					src = append(src, "ref."+ref)
 				}
-				out = append(out, Column{Route: r.Name, Step: s.Name, Operation: s.Operation.Name, Field: field, Sources: src})
+				out = append(out, Column{Route: r.Name, Step: s.Name, Operation: s.Operation.Name, Field: field, Sources: src, Copy: p.fast != nil, Expression: p.src.text})
 			}
 			for _, seg := range s.path {
 				if seg.param != "" {
