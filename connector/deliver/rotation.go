@@ -37,7 +37,8 @@ type Use struct {
 	Refused time.Time `json:"refused,omitzero"`
 }
 
-// A key is one value of the secrets, with all that a request needs.
+// A key is one value of the secrets, with all that a request needs. secret answers the value that print is of: a file that
+// is written in between must not put one key on a request that is noted, and begun, as another's.
 type key struct {
 	slot   string
 	print  string // "" if there is no value
@@ -51,7 +52,12 @@ func (c *Credential) keys(name string) []key {
 		return append(ks, key{CurrentKey, "", c.secret})
 	}
 	now, err := c.secret(name)
-	ks = append(ks, key{CurrentKey, c.printOf(now), c.secret})
+	ks = append(ks, key{CurrentKey, c.printOf(now), func(n string) (string, error) {
+		if n == name {
+			return now, err
+		}
+		return c.secret(n)
+	}})
 	if c.previous == nil {
 		return ks
 	}
@@ -60,6 +66,9 @@ func (c *Credential) keys(name string) []key {
 		return ks
 	}
 	was := key{PreviousKey, c.printOf(old), func(n string) (string, error) {
+		if n == name {
+			return old, nil
+		}
 		if v, err := c.previous(n); !errors.Is(err, profile.ErrNoSecret) {
 			return v, err
 		}

@@ -3,6 +3,7 @@ package deliver
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -78,6 +79,24 @@ func TestOverlap(t *testing.T) {
 		previous["api_key"] = "dev_old"
 		carries("dev_old", "the new key cannot be read")
 	})
+}
+
+// A key that is replaced while a request is made: what the request carries is what it is said to carry, for else a lost one
+// would be repeated under another key, which the vendor does not know it by.
+func TestReplacedWhileSent(t *testing.T) {
+	reads := 0
+	c := credential(t, "{kind: bearer, secret: api_key}", nil)
+	c.secret = func(string) (string, error) {
+		reads++
+		return fmt.Sprint("dev_", reads), nil // another one each time it is read
+	}
+	for range 3 {
+		r, _ := http.NewRequest(http.MethodPost, "http://acme.example/x", nil)
+		_, print, err := c.authorize(r, nil, time.Now().Add(time.Minute), "")
+		if carried := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "); err != nil || c.printOf(carried) != print {
+			t.Errorf("carries %s, whose fingerprint is %s, and is noted as %s; %v", carried, c.printOf(carried), print, err)
+		}
+	}
 }
 
 // A token is of the client secret that it was got with, as long as it lives: a request that must carry what the sender names
