@@ -122,6 +122,11 @@ func (c *Credential) carries(now time.Time) string {
 // refuse notes that the vendor refuses a key, and reports whether the next request carries another one.
 func (c *Credential) refuse(print string, now time.Time) bool {
 	c.mu.Lock()
+	for p, at := range c.refused {
+		if now.Sub(at) >= refusedFor {
+			delete(c.refused, p) // it says nothing any more
+		}
+	}
 	c.refused[print] = now
 	if u := c.uses[print]; u != nil {
 		u.Refused = now.UTC()
@@ -139,8 +144,9 @@ func (c *Credential) used(print, slot string, now time.Time) {
 	defer c.mu.Unlock()
 	u := c.uses[print]
 	if u == nil {
-		u = &Use{Fingerprint: print, FirstUsed: now.UTC()}
+		u = &Use{Fingerprint: print, FirstUsed: now.UTC(), LastUsed: now.UTC()}
 		c.uses[print] = u
+		c.forget()
 	}
 	u.Slot, u.LastUsed = slot, now.UTC()
 	u.Requests++
@@ -171,6 +177,23 @@ func (c *Credential) Remember(uses []Use) {
 			u.Requests = have.Requests
 		}
 		c.uses[u.Fingerprint] = &u
+	}
+	c.forget()
+}
+
+// usesMax bounds the values of a secret whose use is remembered: an agent may write a new one every hour.
+const usesMax = 32
+
+// forget drops the uses that are longest ago beyond usesMax. The caller holds the lock.
+func (c *Credential) forget() {
+	for len(c.uses) > usesMax {
+		oldest := ""
+		for p, u := range c.uses {
+			if o := c.uses[oldest]; o == nil || u.LastUsed.Before(o.LastUsed) {
+				oldest = p
+			}
+		}
+		delete(c.uses, oldest)
 	}
 }
 

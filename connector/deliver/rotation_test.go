@@ -99,6 +99,33 @@ func TestReplacedWhileSent(t *testing.T) {
 	}
 }
 
+// A secret that changes all the time: the newest uses are remembered, and no more than a bound, over restarts too.
+func TestUsesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		secrets := map[string]string{}
+		c := credential(t, "{kind: bearer, secret: api_key}", secrets)
+		for i := range 3 * usesMax {
+			secrets["api_key"] = fmt.Sprint("dev_", i)
+			r, _ := http.NewRequest(http.MethodPost, "http://acme.example/x", nil)
+			_, print, err := c.authorize(r, nil, time.Now().Add(time.Minute), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.refuse(print, time.Now())
+			time.Sleep(time.Hour)
+		}
+		uses := c.Uses()
+		if len(uses) != usesMax || uses[0].Fingerprint != c.printOf(secrets["api_key"]) || len(c.refused) != 1 {
+			t.Errorf("%d uses, newest %s, %d refused; want %d, %s, 1", len(uses), uses[0].Fingerprint, len(c.refused), usesMax, c.printOf(secrets["api_key"]))
+		}
+		later := credential(t, "{kind: bearer, secret: api_key}", map[string]string{})
+		later.Remember(append(uses, Use{Fingerprint: "00000000", LastUsed: time.Now().Add(-10000 * time.Hour)}))
+		if got := later.Uses(); len(got) != usesMax || got[usesMax-1].Fingerprint == "00000000" {
+			t.Errorf("%d uses are taken up, the last %+v; want the newest %d", len(got), got[len(got)-1], usesMax)
+		}
+	})
+}
+
 // A token is of the client secret that it was got with, as long as it lives: a request that must carry what the sender names
 // is sent, also right after the client secret was changed, and when the vendor takes only the previous one.
 func TestCarriesTheTokenInUse(t *testing.T) {
