@@ -376,26 +376,15 @@ func ruleLeaf(e celast.Expr) shortcut.Func[*activation] {
 				return nil, false
 			}
 		case name == "isCurrency":
-			return ofText(ruleShortcut(args[0]), isCurrency)
+			return shortcut.OnText(ruleShortcut(args[0]), isCurrency)
 		case name == "matches" && c.IsMemberFunction() && args[0].Kind() == celast.LiteralKind:
 			pattern, _ := args[0].AsLiteral().Value().(string)
 			if re, err := regexp.Compile(pattern); err == nil { // CEL's own are Go's too
-				return ofText(ruleShortcut(c.Target()), re.MatchString)
+				return shortcut.OnText(ruleShortcut(c.Target()), re.MatchString)
 			}
 		}
 	}
 	return shortcut.GiveBack[*activation]
-}
-
-func ofText(of shortcut.Func[*activation], f func(string) bool) shortcut.Func[*activation] {
-	return func(a *activation) (any, bool) {
-		v, ok := of(a)
-		s, isText := v.(string)
-		if !ok || !isText {
-			return nil, false
-		}
-		return f(s), true
-	}
 }
 
 // provider tells CEL the fields of records, so that expressions are type-checked against the schema.

@@ -93,15 +93,7 @@ func (in *inspector) call(c celast.CallExpr) evaluation {
 	args := c.Args()
 	switch name := c.FunctionName(); {
 	case textFunctions[name] != nil && !c.IsMemberFunction() && len(args) == 1:
-		f, of := textFunctions[name], in.shortcut(args[0])
-		return func(a *activation) (any, bool) {
-			v, ok := of(a)
-			s, isText := v.(string)
-			if !ok || !isText {
-				return nil, false
-			}
-			return f(s), true
-		}
+		return shortcut.OnText(in.shortcut(args[0]), textFunctions[name])
 	case name == operators.OptSelect:
 		return in.optional(c)
 	case name == "hasValue" && c.IsMemberFunction():

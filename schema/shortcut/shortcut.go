@@ -29,6 +29,18 @@ type Compiler[A any] struct {
 // GiveBack leaves an expression to CEL.
 func GiveBack[A any](A) (any, bool) { return nil, false }
 
+// OnText applies a function to a text; what is none is given back.
+func OnText[A, R any](of Func[A], f func(string) R) Func[A] {
+	return func(a A) (any, bool) {
+		v, ok := of(a)
+		s, isText := v.(string)
+		if !ok || !isText {
+			return nil, false
+		}
+		return f(s), true
+	}
+}
+
 // Compile is e's shortcut, GiveBack if it has none.
 func (c Compiler[A]) Compile(e celast.Expr) Func[A] {
 	switch e.Kind() {
