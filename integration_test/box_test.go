@@ -323,6 +323,8 @@ type (
 		InFlight   *int64         `json:"in_flight"`
 		Parked     *int64         `json:"parked"`
 		Partitions []boxPartition `json:"partitions"`
+
+		Credentials []credentialUse `json:"credentials"`
 	}
 	boxPartition struct {
 		Topic     string `json:"topic"`
@@ -377,17 +379,27 @@ type (
 // status is what weir status --json says of the connector; the error is the command's.
 func (b *box) status() (boxStatus, error) {
 	b.t.Helper()
-	r := b.weir.Run(b.t, "status", "--config", b.config, "--json")
-	if r.Code != 0 {
-		return boxStatus{}, fmt.Errorf("weir status: exit code %d: %s", r.Code, r.Stderr)
+	all, code, err := b.statuses()
+	if code != 0 {
+		return boxStatus{}, fmt.Errorf("weir status: exit code %d, %v", code, err)
 	}
+	if err != nil || len(all) != 1 {
+		b.t.Fatalf("weir status shows %d connectors, want 1: %+v, %v", len(all), all, err)
+	}
+	return all[0], nil
+}
+
+// statuses is what weir status --json says of all connectors, and its exit code; the error is that of what it printed.
+func (b *box) statuses() (all []boxStatus, code int, err error) {
+	b.t.Helper()
+	r := b.weir.Run(b.t, "status", "--config", b.config, "--json")
 	var rep struct {
 		Connectors []boxStatus `json:"connectors"`
 	}
-	if err := json.Unmarshal([]byte(r.Stdout), &rep); err != nil || len(rep.Connectors) != 1 {
-		b.t.Fatalf("weir status --json: %v\n%s", err, r.Stdout)
+	if err := json.Unmarshal([]byte(r.Stdout), &rep); err != nil {
+		return nil, r.Code, fmt.Errorf("weir status --json: %w: %s%s", err, r.Stdout, r.Stderr)
 	}
-	return rep.Connectors[0], nil
+	return rep.Connectors, r.Code, nil
 }
 
 // waitStatus waits until status accepts. A store that is not there yet is waited for too.

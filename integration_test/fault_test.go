@@ -2,7 +2,6 @@ package integration_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -200,17 +199,14 @@ func get(t *testing.T, url string) int {
 // statusCode is what weir status says, whose exit code must be so.
 func (b *box) statusCode(code int) (boxStatus, error) {
 	b.t.Helper()
-	r := b.weir.Run(b.t, "status", "--config", b.config, "--json")
-	var rep struct {
-		Connectors []boxStatus `json:"connectors"`
+	all, got, err := b.statuses()
+	if err != nil || len(all) != 1 {
+		return boxStatus{}, fmt.Errorf("weir status: exit code %d, %d connectors, %v", got, len(all), err)
 	}
-	if err := json.Unmarshal([]byte(r.Stdout), &rep); err != nil || len(rep.Connectors) != 1 {
-		return boxStatus{}, fmt.Errorf("weir status: exit code %d, %v: %s%s", r.Code, err, r.Stdout, r.Stderr)
+	if got != code {
+		return all[0], fmt.Errorf("weir status: exit code %d, want %d", got, code)
 	}
-	if r.Code != code {
-		return rep.Connectors[0], fmt.Errorf("weir status: exit code %d, want %d: %s", r.Code, code, r.Stderr)
-	}
-	return rep.Connectors[0], nil
+	return all[0], nil
 }
 
 func (b *box) waitStatusCode(what string, code int, ok func(boxStatus) bool) (s boxStatus) {

@@ -1,7 +1,6 @@
 package integration_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -144,15 +143,12 @@ func (b *box) rate(over time.Duration) float64 {
 // states are those of all connectors, by name; none if the command fails.
 func (b *box) states() map[string]string {
 	b.t.Helper()
-	r := b.weir.Run(b.t, "status", "--config", b.config, "--json")
-	var rep struct {
-		Connectors []boxStatus `json:"connectors"`
-	}
-	if err := json.Unmarshal([]byte(r.Stdout), &rep); err != nil {
+	all, _, err := b.statuses()
+	if err != nil {
 		return nil
 	}
 	states := map[string]string{}
-	for _, c := range rep.Connectors {
+	for _, c := range all {
 		states[c.Name] = c.State
 	}
 	return states

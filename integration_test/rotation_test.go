@@ -1,7 +1,6 @@
 package integration_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -21,17 +20,12 @@ type credentialUse struct {
 
 func (b *box) credentials() map[string]credentialUse {
 	b.t.Helper()
-	r := b.weir.Run(b.t, "status", "--config", b.config, "--json")
-	var rep struct {
-		Connectors []struct {
-			Credentials []credentialUse
-		}
-	}
-	if err := json.Unmarshal([]byte(r.Stdout), &rep); err != nil || len(rep.Connectors) != 1 {
-		b.t.Fatalf("weir status: %v\n%s%s", err, r.Stdout, r.Stderr)
+	all, code, err := b.statuses()
+	if err != nil || len(all) != 1 {
+		b.t.Fatalf("weir status: exit code %d, %d connectors, %v", code, len(all), err)
 	}
 	out := map[string]credentialUse{}
-	for _, u := range rep.Connectors[0].Credentials {
+	for _, u := range all[0].Credentials {
 		out[u.Slot] = u
 	}
 	return out
