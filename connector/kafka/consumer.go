@@ -190,6 +190,9 @@ func (c *Consumer) leave(cl *kgo.Client) {
 		c.log.Warn("leave the group: its partitions wait for the session timeout", keyError, err)
 	}
 	cl.CloseAllowingRebalance()
+	// Close polls once more at its end and counts that as a poll that blocks rebalances, if it got something. The
+	// leave that Close began in the background may come later still and would wait for ever (franz-go 1.22).
+	cl.AllowRebalance()
 	// Whatever is left was never given up in order, as when the handler overran its time.
 	c.lose(c.Owned())
 	c.mu.Lock()
