@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 )
 
@@ -244,22 +245,11 @@ type RouteState struct {
 // Clone is a deep copy.
 func (s *State) Clone() *State {
 	c := *s
-	c.Versions = cloneMap(s.Versions)
-	c.IDs = cloneMap(s.IDs)
-	c.Remembered = cloneMap(s.Remembered)
-	c.Routes = cloneMap(s.Routes)
+	c.Versions = maps.Clone(s.Versions)
+	c.IDs = maps.Clone(s.IDs)
+	c.Remembered = maps.Clone(s.Remembered)
+	c.Routes = maps.Clone(s.Routes)
 	return &c
-}
-
-func cloneMap[K comparable, V any](m map[K]V) map[K]V {
-	if m == nil {
-		return nil
-	}
-	c := make(map[K]V, len(m))
-	for k, v := range m {
-		c[k] = v
-	}
-	return c
 }
 
 // A Position is one record on one route.

@@ -26,6 +26,8 @@ const (
 
 	crashCallers   = 4
 	crashBatchRows = 5
+
+	crashStateLogBytes = 1000 // about two transactions: states move to their table all the time
 )
 
 // crashChild settles batches from several callers, writes a line for each acknowledged one, and at the chosen
@@ -48,7 +50,7 @@ func crashChild(path string) {
 		}
 	}
 	ctx := context.Background()
-	s, err := Open(ctx, path, Options{Hooks: Hooks{BeforeCommit: stop("before"), AfterCommit: stop("after")}})
+	s, err := Open(ctx, path, Options{StateLogBytes: crashStateLogBytes, Hooks: Hooks{BeforeCommit: stop("before"), AfterCommit: stop("after")}})
 	if err != nil {
 		panic(err)
 	}
@@ -157,10 +159,12 @@ func checkAfterKill(t *testing.T, path string, acknowledged [crashCallers]int64)
 			}
 		}
 		if n > 0 {
-			key := checkpoint.EntityKey{Entity: "customer", Key: rows[n-1].Event.Key}
-			states, err := s.States(t.Context(), p.Connector, []checkpoint.EntityKey{key})
-			if err != nil || states[key] == nil {
-				t.Errorf("partition %d: the last row's state is missing (%v)", i, err)
+			for _, r := range rows {
+				key := checkpoint.EntityKey{Entity: "customer", Key: r.Event.Key}
+				states, err := s.States(t.Context(), p.Connector, []checkpoint.EntityKey{key})
+				if err != nil || states[key] == nil {
+					t.Errorf("partition %d: the state of row %d is missing (%v)", i, r.Offset, err)
+				}
 			}
 			if got := found(t, s, rows[n-1].Event.ID); got != 1 {
 				t.Errorf("partition %d: the last row is found %d times by its event id", i, got)

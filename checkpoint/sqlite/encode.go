@@ -114,25 +114,13 @@ type storedAttempt struct {
 func appendAttempt(b []byte, a *checkpoint.Attempt) []byte {
 	b = append(b, `{"n":`...)
 	b = strconv.AppendInt(b, int64(a.N), 10)
-	if !a.At.IsZero() {
-		b = append(b, `,"at":`...)
-		b = strconv.AppendInt(b, a.At.UnixMilli(), 10)
-	}
+	b = appendTime(b, `,"at":`, a.At)
 	b = appendField(b, `,"step":`, a.Step)
-	if a.Status != 0 {
-		b = append(b, `,"status":`...)
-		b = strconv.AppendInt(b, int64(a.Status), 10)
-	}
+	b = appendNumber(b, `,"status":`, int64(a.Status))
 	b = appendField(b, `,"verdict":`, a.Verdict)
 	b = appendField(b, `,"sent":`, string(a.Sent))
-	if a.Wait != 0 {
-		b = append(b, `,"wait_ns":`...)
-		b = strconv.AppendInt(b, int64(a.Wait), 10)
-	}
-	if a.Took != 0 {
-		b = append(b, `,"took_ns":`...)
-		b = strconv.AppendInt(b, int64(a.Took), 10)
-	}
+	b = appendNumber(b, `,"wait_ns":`, int64(a.Wait))
+	b = appendNumber(b, `,"took_ns":`, int64(a.Took))
 	b = appendField(b, `,"detail":`, a.Detail)
 	b = appendField(b, `,"guidance":`, a.Guidance)
 	return append(b, '}')
@@ -147,27 +135,19 @@ func appendAttempts(b []byte, as []checkpoint.Attempt) []byte {
 }
 
 func (a *storedAttempt) attempt() checkpoint.Attempt {
-	c := checkpoint.Attempt{N: a.N, Step: a.Step, Status: a.Status, Verdict: a.Verdict, Sent: a.Sent, Wait: a.Wait,
+	return checkpoint.Attempt{N: a.N, At: timeOf(a.At), Step: a.Step, Status: a.Status, Verdict: a.Verdict, Sent: a.Sent, Wait: a.Wait,
 		Took: a.Took, Detail: a.Detail, Guidance: a.Guidance}
-	if a.At != 0 {
-		c.At = time.UnixMilli(a.At).UTC()
-	}
-	return c
 }
 
-func parseAttempts(b []byte) ([]checkpoint.Attempt, error) {
-	if len(b) == 0 {
-		return nil, nil
-	}
-	var stored []storedAttempt
-	if err := json.Unmarshal(b, &stored); err != nil {
-		return nil, fmt.Errorf("%w: stored attempts: %w", checkpoint.ErrCorrupt, err)
+func attemptsOf(stored []storedAttempt) []checkpoint.Attempt {
+	if len(stored) == 0 {
+		return nil
 	}
 	as := make([]checkpoint.Attempt, len(stored))
 	for i := range stored {
 		as[i] = stored[i].attempt()
 	}
-	return as, nil
+	return as
 }
 
 func parseAttempt(b []byte) (checkpoint.Attempt, error) {
@@ -186,10 +166,7 @@ func appendPlan(b []byte, steps []checkpoint.Step) []byte {
 		b = appendString(b, s.Step)
 		b = appendField(b, `,"operation":`, s.Operation)
 		b = appendField(b, `,"idempotency_key":`, s.IdempotencyKey)
-		if s.Generation != 0 {
-			b = append(b, `,"generation":`...)
-			b = strconv.AppendUint(b, uint64(s.Generation), 10)
-		}
+		b = appendNumber(b, `,"generation":`, int64(s.Generation))
 		if s.IDs != nil {
 			b = append(b, `,"ids":`...)
 			b = appendMap(b, s.IDs, appendString)
@@ -216,6 +193,114 @@ func parsePlan(b []byte) ([]checkpoint.Step, error) {
 	return steps, nil
 }
 
+// A storedRow is the text of a ledger row. Its key and its outcome are columns.
+type storedRow struct {
+	Cause        checkpoint.Cause  `json:"cause"`
+	At           *int64            `json:"at"` // Unix ms
+	LeaderEpoch  int32             `json:"leader_epoch"`
+	EventHash    int64             `json:"event_hash"`
+	EventID      string            `json:"event_id"`
+	Type         string            `json:"type"`
+	Source       string            `json:"source"`
+	Correlation  string            `json:"correlation"`
+	Tenant       string            `json:"tenant"`
+	Entity       string            `json:"entity"`
+	Key          string            `json:"key"`
+	Version      int64             `json:"version"`
+	Operation    string            `json:"operation"`
+	OccurredAt   *int64            `json:"occurred_at"` // Unix ms
+	Schema       string            `json:"schema"`
+	Reason       string            `json:"reason"`
+	Rule         string            `json:"rule"`
+	Path         string            `json:"path"`
+	SupersededBy string            `json:"superseded_by"`
+	VendorID     string            `json:"vendor_id"`
+	Generation   uint32            `json:"generation"`
+	Mapping      string            `json:"mapping"`
+	Plan         []checkpoint.Step `json:"plan"`
+	Attempts     []storedAttempt   `json:"attempts"`
+	// Past are ids of the parked rows that this one replaced.
+	Past []string `json:"past"`
+}
+
+// appendRow writes a ledger row's text.
+func appendRow(b []byte, r *checkpoint.Row, past []string) []byte {
+	e := &r.Event
+	start := len(b)
+	b = appendField(b, `,"event_id":`, e.ID)
+	b = appendField(b, `,"type":`, e.Type)
+	b = appendField(b, `,"source":`, e.Source)
+	b = appendField(b, `,"correlation":`, e.CorrelationID)
+	b = appendField(b, `,"tenant":`, e.Tenant)
+	b = appendField(b, `,"entity":`, e.Entity)
+	b = appendField(b, `,"key":`, e.Key)
+	b = appendNumber(b, `,"version":`, e.Version)
+	b = appendField(b, `,"operation":`, e.Operation)
+	b = appendTime(b, `,"occurred_at":`, e.OccurredAt)
+	b = appendField(b, `,"schema":`, e.Schema)
+	b = appendField(b, `,"cause":`, string(r.Cause))
+	b = appendField(b, `,"reason":`, r.Reason)
+	b = appendField(b, `,"rule":`, r.Rule)
+	b = appendField(b, `,"path":`, r.Path)
+	b = appendField(b, `,"superseded_by":`, r.SupersededBy)
+	b = appendField(b, `,"vendor_id":`, r.VendorID)
+	b = appendNumber(b, `,"generation":`, int64(r.Generation))
+	b = appendField(b, `,"mapping":`, r.Mapping)
+	b = appendTime(b, `,"at":`, r.At)
+	b = appendNumber(b, `,"leader_epoch":`, int64(r.LeaderEpoch))
+	b = appendNumber(b, `,"event_hash":`, int64(r.EventHash))
+	if r.Plan != nil {
+		b = appendPlan(append(b, `,"plan":`...), r.Plan)
+	}
+	if len(r.Attempts) > 0 {
+		b = appendAttempts(append(b, `,"attempts":`...), r.Attempts)
+	}
+	for i, id := range past {
+		if i == 0 {
+			b = append(b, `,"past":`...)
+		}
+		b = appendString(append(b, separator(i, '[')), id)
+	}
+	if len(past) > 0 {
+		b = append(b, ']')
+	}
+	if len(b) == start {
+		return append(b, '{', '}')
+	}
+	b[start] = '{'
+	return append(b, '}')
+}
+
+// parseRow fills r but for its key and its outcome from a ledger row's text, and answers the row's past ids.
+func parseRow(b []byte, r *checkpoint.Row) (past []string, err error) {
+	var s storedRow
+	if err := json.Unmarshal(b, &s); err != nil {
+		return nil, fmt.Errorf("%w: stored ledger row: %w", checkpoint.ErrCorrupt, err)
+	}
+	r.Event = checkpoint.Event{ID: s.EventID, Type: s.Type, Source: s.Source, CorrelationID: s.Correlation, Tenant: s.Tenant,
+		Entity: s.Entity, Key: s.Key, Version: s.Version, Operation: s.Operation, OccurredAt: timeAt(s.OccurredAt), Schema: s.Schema}
+	r.Cause, r.Reason, r.Rule, r.Path, r.SupersededBy = s.Cause, s.Reason, s.Rule, s.Path, s.SupersededBy
+	r.VendorID, r.Generation, r.Mapping, r.Plan = s.VendorID, s.Generation, s.Mapping, s.Plan
+	r.At, r.LeaderEpoch, r.EventHash = timeAt(s.At), s.LeaderEpoch, uint64(s.EventHash)
+	r.Attempts = attemptsOf(s.Attempts)
+	return s.Past, nil
+}
+
+// timeOf is the time of Unix ms, the zero time for 0.
+func timeOf(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}
+
+func timeAt(ms *int64) time.Time {
+	if ms == nil {
+		return time.Time{}
+	}
+	return time.UnixMilli(*ms).UTC()
+}
+
 // appendState writes what encoding/json reads back into a State; entity and key are columns.
 func appendState(b []byte, s *checkpoint.State) []byte {
 	b = append(b, `{"Tenant":`...)
@@ -229,18 +314,8 @@ func appendState(b []byte, s *checkpoint.State) []byte {
 		b = hex.AppendEncode(b, s.LastTopic[:])
 		b = append(b, '"')
 	}
-	if s.LastPartition != 0 {
-		b = append(b, `,"LastPartition":`...)
-		b = strconv.AppendInt(b, int64(s.LastPartition), 10)
-	}
-	if s.LastPartition != 0 {
-		b = append(b, `,"LastPartition":`...)
-		b = strconv.AppendInt(b, int64(s.LastPartition), 10)
-	}
-	if s.LastOffset != 0 {
-		b = append(b, `,"LastOffset":`...)
-		b = strconv.AppendInt(b, s.LastOffset, 10)
-	}
+	b = appendNumber(b, `,"LastPartition":`, int64(s.LastPartition))
+	b = appendNumber(b, `,"LastOffset":`, s.LastOffset)
 	if s.Deleted {
 		b = append(b, `,"Deleted":true`...)
 	}
@@ -263,17 +338,11 @@ func appendRouteState(b []byte, r checkpoint.RouteState) []byte {
 	b = append(b, `{"Version":`...)
 	b = strconv.AppendInt(b, r.Version, 10)
 	b = appendField(b, `,"Fingerprint":`, r.Fingerprint)
-	if r.Generation != 0 {
-		b = append(b, `,"Generation":`...)
-		b = strconv.AppendUint(b, uint64(r.Generation), 10)
-	}
+	b = appendNumber(b, `,"Generation":`, int64(r.Generation))
 	if r.Refused {
 		b = append(b, `,"Refused":true`...)
 	}
-	if r.Open != 0 {
-		b = append(b, `,"Open":`...)
-		b = strconv.AppendInt(b, int64(r.Open), 10)
-	}
+	b = appendNumber(b, `,"Open":`, int64(r.Open))
 	if r.Held {
 		b = append(b, `,"Held":true`...)
 	}
@@ -326,6 +395,20 @@ func appendField(b []byte, name, s string) []byte {
 		return b
 	}
 	return appendString(append(b, name...), s)
+}
+
+func appendNumber(b []byte, name string, n int64) []byte {
+	if n == 0 {
+		return b
+	}
+	return strconv.AppendInt(append(b, name...), n, 10)
+}
+
+func appendTime(b []byte, name string, t time.Time) []byte {
+	if t.IsZero() {
+		return b
+	}
+	return strconv.AppendInt(append(b, name...), t.UnixMilli(), 10)
 }
 
 func appendMap[V any](b []byte, m map[string]V, value func([]byte, V) []byte) []byte {

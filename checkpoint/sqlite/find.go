@@ -164,7 +164,7 @@ func (o *openRecord) row(p checkpoint.Partition) checkpoint.Row {
 }
 
 // carries reports whether a row is one that an id names.
-func (r *storedRow) carries(id string) bool {
+func (r *keptRow) carries(id string) bool {
 	return r.Event.ID == id || r.Event.Key == id || r.Event.CorrelationID == id || r.VendorID == id ||
 		slices.Contains(r.past, id) || planHas(r.Plan, id)
 }
@@ -192,10 +192,14 @@ func (s *Store) Find(ctx context.Context, id string, limit int) ([]checkpoint.Ro
 	}
 	var found []checkpoint.Row
 	err := s.snapshot(ctx, "find "+id, func(c *conn) error {
+		find, err := s.stateFinder(c)
+		if err != nil {
+			return err
+		}
 		type place struct{ part, off int64 }
 		records := make(map[place][]checkpoint.Row) // all routes of each record that matched
 		read := 0
-		err := s.places(c, hashID(id), func(part, off int64) (bool, error) {
+		err = s.places(c, hashID(id), func(part, off int64) (bool, error) {
 			if err := context.Cause(ctx); err != nil {
 				return false, err
 			}
@@ -204,7 +208,7 @@ func (s *Store) Find(ctx context.Context, id string, limit int) ([]checkpoint.Ro
 				return true, nil
 			}
 			read++
-			rows, matched, err := s.record(c, part, off, id)
+			rows, matched, err := s.record(c, find, part, off, id)
 			if err == nil && matched {
 				records[at] = rows
 			}
@@ -222,7 +226,7 @@ func (s *Store) Find(ctx context.Context, id string, limit int) ([]checkpoint.Ro
 			if _, ok := records[at]; ok || !o.carries(id) {
 				continue
 			}
-			if records[at], _, err = s.record(c, at.part, at.off, ""); err != nil {
+			if records[at], _, err = s.record(c, find, at.part, at.off, ""); err != nil {
 				return err
 			}
 		}
@@ -232,7 +236,7 @@ func (s *Store) Find(ctx context.Context, id string, limit int) ([]checkpoint.Ro
 				if _, ok := records[at]; ok {
 					return nil
 				}
-				rows, _, err := s.record(c, at.part, off, "")
+				rows, _, err := s.record(c, find, at.part, off, "")
 				if err != nil {
 					return err
 				}
@@ -267,7 +271,7 @@ func (s *Store) Find(ctx context.Context, id string, limit int) ([]checkpoint.Ro
 }
 
 // record reads all routes of one record, those without an outcome too, and whether one of them carries the id.
-func (s *Store) record(c *conn, part, off int64, id string) (rows []checkpoint.Row, matched bool, err error) {
+func (s *Store) record(c *conn, find findState, part, off int64, id string) (rows []checkpoint.Row, matched bool, err error) {
 	p, err := s.names.part(c, part)
 	if err != nil {
 		return nil, false, err
@@ -280,7 +284,7 @@ func (s *Store) record(c *conn, part, off int64, id string) (rows []checkpoint.R
 		if stored[i].carries(id) {
 			matched = true
 		} else if !matched && id != "" {
-			if matched, err = s.stateHas(c, &stored[i].Row, id); err != nil {
+			if matched, err = stateHas(find, &stored[i].Row, id); err != nil {
 				return nil, false, err
 			}
 		}
@@ -291,7 +295,7 @@ func (s *Store) record(c *conn, part, off int64, id string) (rows []checkpoint.R
 		return nil, false, err
 	}
 	for _, o := range open {
-		if slices.ContainsFunc(stored, func(r storedRow) bool { return r.key == o.key }) {
+		if slices.ContainsFunc(stored, func(r keptRow) bool { return r.key == o.key }) {
 			continue // parked and begun again: its row says more
 		}
 		r := o.row(p)
@@ -306,24 +310,15 @@ func (s *Store) record(c *conn, part, off int64, id string) (rows []checkpoint.R
 
 // stateHas reports whether the vendor knows the row's entity by the id: a record is found by all ids of its entity,
 // not only by its main one.
-func (s *Store) stateHas(c *conn, r *checkpoint.Row, id string) (bool, error) {
+func stateHas(find findState, r *checkpoint.Row, id string) (bool, error) {
 	if r.Event.Key == "" {
 		return false, nil
 	}
-	connector, err := s.names.id(c, r.Partition.Connector)
-	if err != nil {
+	saved, err := find(stateKey{r.Partition.Connector, r.Event.Entity, r.Event.Key})
+	if err != nil || saved == nil {
 		return false, err
 	}
-	entity, err := s.names.id(c, r.Event.Entity)
-	if err != nil {
-		return false, err
-	}
-	row := make([]driver.Value, 1)
-	found, err := c.one("SELECT state FROM states WHERE connector = ? AND entity = ? AND key = ?", row, connector, entity, r.Event.Key)
-	if err != nil || !found {
-		return false, err
-	}
-	st, err := parseState(bytesOf(row[0]), r.Event.Entity, r.Event.Key)
+	st, err := parseState([]byte(saved.text), r.Event.Entity, r.Event.Key)
 	if err != nil {
 		return false, fmt.Errorf("find %s: %w", id, err)
 	}

@@ -60,25 +60,3 @@ func TestNoncesAreBounded(t *testing.T) {
 	has("10", true)
 	has("19", true)
 }
-
-// A store of the build before is migrated with all that it holds.
-func TestMigrationOfNonces(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "weir.db")
-	s := mustOpen(t, path, Options{})
-	id := s.ID()
-	if err := s.SaveMapping(t.Context(), "v", []byte("text")); err != nil {
-		t.Fatal(err)
-	}
-	s.Close()
-	runSQL(t, path, "DROP TABLE nonces; ALTER TABLE begins DROP COLUMN batch; ALTER TABLE begins DROP COLUMN credential; ALTER TABLE waiters DROP COLUMN ref_id; PRAGMA user_version = 1")
-	s = mustOpen(t, path, Options{})
-	if s.ID() != id {
-		t.Error("the store has another id")
-	}
-	if text, err := s.Mapping(t.Context(), "v"); err != nil || string(text) != "text" {
-		t.Errorf("mapping %q, %v", text, err)
-	}
-	if err := s.SaveNonces(t.Context(), []checkpoint.Nonce{{Connector: "c", ID: "a", Until: time.Now().Add(time.Hour)}}); err != nil {
-		t.Fatal(err)
-	}
-}

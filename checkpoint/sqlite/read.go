@@ -169,36 +169,22 @@ func (n *names) part(c *conn, id int64) (checkpoint.Partition, error) {
 	return p, err
 }
 
-// rowOf makes a ledger row of its columns, without evidence.
-func (s *Store) rowOf(c *conn, v []driver.Value) (r checkpoint.Row, err error) {
-	if r.Partition, err = s.names.part(c, asInt(v[colPart])); err != nil {
-		return r, err
+// rowOf makes a ledger row of its columns, without evidence, and answers its past ids.
+func (s *Store) rowOf(c *conn, v []driver.Value) (r checkpoint.Row, past []string, err error) {
+	if r.Partition, err = s.names.part(c, asInt(v[0])); err != nil {
+		return r, nil, err
 	}
-	var cause string
-	for _, w := range [...]struct {
-		col  int
-		dest *string
-	}{{colRoute, &r.Route}, {colCause, &cause}, {colEntity, &r.Event.Entity}, {colOperation, &r.Event.Operation}, {colSchema, &r.Event.Schema}, {colMapping, &r.Mapping}} {
-		if *w.dest, err = s.names.word(c, v[w.col]); err != nil {
-			return r, err
-		}
+	r.Offset = asInt(v[1])
+	if r.Route, err = s.names.word(c, v[2]); err != nil {
+		return r, nil, err
 	}
-	r.Cause = checkpoint.Cause(cause)
-	if r.Outcome, err = outcomeOf(asInt(v[colOutcome])); err != nil {
-		return r, err
+	if r.Outcome, err = outcomeOf(asInt(v[3])); err != nil {
+		return r, nil, err
 	}
-	r.Offset, r.LeaderEpoch, r.EventHash = asInt(v[colOff]), int32(asInt(v[colLeaderEpoch])), uint64(asInt(v[colEventHash]))
-	r.At = asTime(v[colAt])
-	e := &r.Event
-	e.ID, e.Type, e.Source, e.CorrelationID, e.Tenant, e.Key = asText(v[colEventID]), asText(v[colType]), asText(v[colSource]), asText(v[colCorrelation]), asText(v[colTenant]), asText(v[colKey])
-	e.Version, e.OccurredAt = asInt(v[colVersion]), asTime(v[colOccurredAt])
-	r.Reason, r.Rule, r.Path, r.SupersededBy, r.VendorID = asText(v[colReason]), asText(v[colRule]), asText(v[colPath]), asText(v[colSupersededBy]), asText(v[colVendorID])
-	r.Generation = uint32(asInt(v[colGeneration]))
-	if r.Plan, err = parsePlan(bytesOf(v[colPlan])); err != nil {
-		return r, err
+	if past, err = parseRow(bytesOf(v[4]), &r); err != nil {
+		err = fmt.Errorf("%s/%d, route %s: %w", r.Partition, r.Offset, r.Route, err)
 	}
-	r.Attempts, err = parseAttempts(bytesOf(v[colAttempts]))
-	return r, err
+	return r, past, err
 }
 
 // A recordKey names a record and route within the database.
@@ -216,35 +202,30 @@ func (s *Store) evidence(c *conn, part, from, to int64) (map[recordKey][]checkpo
 	return m, err
 }
 
-const selectLedger = "SELECT " + ledgerColumns + " FROM ledger WHERE part = ? AND off >= ? AND off < ? ORDER BY off, route"
+const selectLedger = "SELECT part, off, route, outcome, substr(texts, start, size) FROM ledger JOIN chunks ON id = chunk WHERE part = ? AND off >= ? AND off < ? ORDER BY off, route"
 
-// A storedRow is a row with what only the database knows of it.
-type storedRow struct {
+// A keptRow is a row with what only the database knows of it.
+type keptRow struct {
 	checkpoint.Row
 	key  recordKey
 	past []string
 }
 
 // ledgerRows reads the rows of [from, to) with their evidence, ordered by offset.
-func (s *Store) ledgerRows(c *conn, part, from, to int64) ([]storedRow, error) {
+func (s *Store) ledgerRows(c *conn, part, from, to int64) ([]keptRow, error) {
 	evidence, err := s.evidence(c, part, from, to)
 	if err != nil {
 		return nil, err
 	}
-	var rows []storedRow
+	var rows []keptRow
 	err = c.query(selectLedger, func(v []driver.Value) error {
-		r, err := s.rowOf(c, v)
+		r, past, err := s.rowOf(c, v)
 		if err != nil {
 			return err
 		}
-		st := storedRow{Row: r, key: recordKey{part, r.Offset, asInt(v[colRoute])}}
+		st := keptRow{Row: r, key: recordKey{part, r.Offset, asInt(v[2])}, past: past}
 		if more := evidence[st.key]; len(more) > 0 {
 			st.Attempts = mergeAttempts(st.Attempts, more)
-		}
-		if b := bytesOf(v[colPast]); len(b) > 0 {
-			if err := json.Unmarshal(b, &st.past); err != nil {
-				return fmt.Errorf("%w: earlier ids of %s/%d: %w", checkpoint.ErrCorrupt, r.Partition, r.Offset, err)
-			}
 		}
 		rows = append(rows, st)
 		return nil
@@ -252,7 +233,7 @@ func (s *Store) ledgerRows(c *conn, part, from, to int64) ([]storedRow, error) {
 	return rows, err
 }
 
-func plain(rows []storedRow) []checkpoint.Row {
+func plain(rows []keptRow) []checkpoint.Row {
 	if len(rows) == 0 {
 		return nil
 	}
@@ -329,27 +310,19 @@ func (s *Store) Skips(ctx context.Context, p checkpoint.Partition) ([]checkpoint
 func (s *Store) States(ctx context.Context, connector string, keys []checkpoint.EntityKey) (map[checkpoint.EntityKey]*checkpoint.State, error) {
 	states := make(map[checkpoint.EntityKey]*checkpoint.State, len(keys))
 	err := s.snapshot(ctx, "read states of connector "+connector, func(c *conn) error {
-		conn, err := s.names.id(c, connector)
-		if err != nil || conn == 0 {
+		find, err := s.stateFinder(c)
+		if err != nil {
 			return err
 		}
-		row := make([]driver.Value, 1)
 		for _, k := range keys {
-			entity, err := s.names.id(c, k.Entity)
+			st, err := find(stateKey{connector, k.Entity, k.Key})
 			if err != nil {
 				return err
 			}
-			if entity == 0 {
+			if st == nil {
 				continue
 			}
-			found, err := c.one("SELECT state FROM states WHERE connector = ? AND entity = ? AND key = ?", row, conn, entity, k.Key)
-			if err != nil {
-				return err
-			}
-			if !found {
-				continue
-			}
-			if states[k], err = parseState(bytesOf(row[0]), k.Entity, k.Key); err != nil {
+			if states[k], err = parseState([]byte(st.text), k.Entity, k.Key); err != nil {
 				return err
 			}
 		}
@@ -413,7 +386,7 @@ func (s *Store) Seen(ctx context.Context, connector, eventID string, not checkpo
 				return true, err
 			}
 			row := make([]driver.Value, 1)
-			seen, err = c.one("SELECT 1 FROM ledger WHERE part = ? AND off = ? AND event_id = ? LIMIT 1", row, part, off, eventID)
+			seen, err = c.one("SELECT 1 FROM ledger JOIN chunks ON id = chunk WHERE part = ? AND off = ? AND CAST(substr(texts, start, size) AS TEXT) ->> 'event_id' = ? LIMIT 1", row, part, off, eventID)
 			return !seen, err
 		})
 	})

@@ -11,62 +11,29 @@ import (
 	"strings"
 	"time"
 
+	sqlite3lib "modernc.org/sqlite/lib"
+
 	"github.com/weirsync/weir/checkpoint"
 )
 
-// Columns of an inserted ledger row. What does not depend on the store is filled in by the caller's goroutine,
-// so that the writer's does little more than bind and step.
-const (
-	colPart = iota
-	colOff
-	colRoute
-	colOutcome
-	colCause
-	colAt
-	colLeaderEpoch
-	colEventHash
-	colEventID
-	colType
-	colSource
-	colCorrelation
-	colTenant
-	colEntity
-	colKey
-	colVersion
-	colOperation
-	colOccurredAt
-	colSchema
-	colReason
-	colRule
-	colPath
-	colSupersededBy
-	colVendorID
-	colGeneration
-	colMapping
-	colPlan
-	colAttempts
-	colPast
-	ledgerCols
-)
-
-const ledgerColumns = "part, off, route, outcome, cause, at, leader_epoch, event_hash, event_id, type, source, correlation, tenant, " +
-	"entity, key, version, operation, occurred_at, schema, reason, rule, path, superseded_by, vendor_id, generation, mapping, plan, attempts, past"
-
-const insertLedger = " INTO ledger (" + ledgerColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-
-// A settlement is a checkpoint.Settlement made ready for the writer.
+// A settlement is a checkpoint.Settlement made ready for the writer: what does not depend on the store is done by the
+// caller's goroutine, so that the writer's does little more than bind and step.
 type settlement struct {
 	*checkpoint.Settlement
-	args   [ledgerCols]driver.Value
+	text   []byte // the ledger row's; those of a request follow one another in one piece of memory
 	code   int64
 	hashes []uint64
 	state  *preparedState
+
+	// Of the writer. The request may run again, so each run sets them anew.
+	part  *part // nil: fenced
+	route int64
+	again bool // the record has a row already
 }
 
 type preparedState struct {
 	*checkpoint.State
-	present bool
-	text    string
+	saved *savedState
 }
 
 func prepareState(s *checkpoint.State, buf []byte) (*preparedState, []byte) {
@@ -74,10 +41,10 @@ func prepareState(s *checkpoint.State, buf []byte) (*preparedState, []byte) {
 		return nil, buf
 	}
 	buf = appendState(buf[:0], s)
-	return &preparedState{s, len(s.IDs) > 0 || s.Deleted, string(buf)}, buf
+	return &preparedState{s, &savedState{s.Tenant, len(s.IDs) > 0 || s.Deleted, string(buf)}}, buf
 }
 
-// prepare fills in all but partition and interned words.
+// prepare fills in what the writer needs but cannot know better, except for the text.
 func (p *settlement) prepare(buf []byte) ([]byte, error) {
 	r := &p.Row
 	var err error
@@ -86,34 +53,6 @@ func (p *settlement) prepare(buf []byte) ([]byte, error) {
 	}
 	if r.Partition != (checkpoint.Partition{}) && r.Partition != p.Lease.Partition {
 		return buf, fmt.Errorf("record %s/%d, route %s: its lease is for partition %s", r.Partition, r.Offset, r.Route, p.Lease.Partition)
-	}
-	a := &p.args
-	a[colOff] = r.Offset
-	a[colOutcome] = p.code
-	a[colAt] = millis(r.At)
-	a[colLeaderEpoch] = int64(r.LeaderEpoch)
-	a[colEventHash] = int64(r.EventHash)
-	a[colEventID] = text(r.Event.ID)
-	a[colType] = text(r.Event.Type)
-	a[colSource] = text(r.Event.Source)
-	a[colCorrelation] = text(r.Event.CorrelationID)
-	a[colTenant] = text(r.Event.Tenant)
-	a[colKey] = text(r.Event.Key)
-	a[colVersion] = r.Event.Version
-	a[colOccurredAt] = millis(r.Event.OccurredAt)
-	a[colReason] = text(r.Reason)
-	a[colRule] = text(r.Rule)
-	a[colPath] = text(r.Path)
-	a[colSupersededBy] = text(r.SupersededBy)
-	a[colVendorID] = text(r.VendorID)
-	a[colGeneration] = int64(r.Generation)
-	if r.Plan != nil {
-		buf = appendPlan(buf[:0], r.Plan)
-		a[colPlan] = string(buf)
-	}
-	if len(r.Attempts) > 0 {
-		buf = appendAttempts(buf[:0], r.Attempts)
-		a[colAttempts] = string(buf)
 	}
 	p.hashes = make([]uint64, 0, 6)
 	p.lookup(r.Event.ID)
@@ -141,16 +80,23 @@ func (p *settlement) lookup(id string) {
 	}
 }
 
+// rowBytes is the size of a common ledger row's text.
+const rowBytes = 768
+
 // Settle is one transaction, which other callers' writes may share.
 func (s *Store) Settle(ctx context.Context, b checkpoint.Batch) (checkpoint.Result, error) {
 	settlements := make([]settlement, len(b.Settlements))
 	buf := make([]byte, 0, 1024)
+	texts := make([]byte, 0, rowBytes*len(b.Settlements))
 	for i := range b.Settlements {
 		settlements[i].Settlement = &b.Settlements[i]
 		var err error
 		if buf, err = settlements[i].prepare(buf); err != nil {
 			return checkpoint.Result{}, fmt.Errorf("settle: %w", err)
 		}
+		start := len(texts)
+		texts = appendRow(texts, &b.Settlements[i].Row, nil)
+		settlements[i].text = texts[start:] // of an earlier piece, if texts has moved since
 	}
 	states := make([]*preparedState, len(b.Progress))
 	for i := range b.Progress {
@@ -200,14 +146,31 @@ func (w *writer) settle(b *checkpoint.Batch, settlements []settlement, states []
 		res.Woken += woken
 	}
 	for i := range settlements {
-		p, err := owned(settlements[i].Lease)
-		if err != nil {
+		st := &settlements[i]
+		var err error
+		if st.part, err = owned(st.Lease); err != nil {
 			return err
 		}
-		if p == nil {
+		if st.part == nil {
 			continue
 		}
-		woken, err := w.settleOne(p, &settlements[i])
+		if st.route, err = w.word(st.Row.Route); err != nil {
+			return err
+		}
+		if st.part.skipped(st.Row.Offset) {
+			if err := w.unsettled(st.part, st.Row.Offset, st.route, st.Row.Route); err != nil {
+				return err
+			}
+		}
+	}
+	if err := w.insertRows(settlements); err != nil {
+		return err
+	}
+	for i := range settlements {
+		if settlements[i].part == nil {
+			continue
+		}
+		woken, err := w.settleOne(&settlements[i])
 		if err != nil {
 			return err
 		}
@@ -227,33 +190,98 @@ func (w *writer) settle(b *checkpoint.Batch, settlements []settlement, states []
 	return nil
 }
 
-func (w *writer) settleOne(p *part, st *settlement) (woken int, err error) {
-	r := &st.Row
-	route, err := w.word(r.Route)
-	if err != nil {
-		return 0, err
-	}
-	a := &st.args
-	a[colPart], a[colRoute] = p.id, route
-	for _, c := range [...]struct {
-		col  int
-		text string
-	}{{colCause, string(r.Cause)}, {colEntity, r.Event.Entity}, {colOperation, r.Event.Operation}, {colSchema, r.Event.Schema}, {colMapping, r.Mapping}} {
-		if a[c.col], err = w.wordValue(c.text); err != nil {
-			return 0, err
+// Rows of the ledger go in several at a time: a statement costs as much as some rows. Their texts go in more at a time,
+// for they may be as long as they are.
+const (
+	ledgerRowsMax = 16
+	chunkRowsMax  = 4 * ledgerRowsMax
+)
+
+const (
+	ledgerColumns = "part, off, route, outcome, chunk, start, size"
+	ledgerValues  = "(?, ?, ?, ?, ?, ?, ?)"
+	ledgerWidth   = 7
+	insertLedger  = " INTO ledger (" + ledgerColumns + ") VALUES " + ledgerValues
+
+	insertChunk = "INSERT INTO chunks (texts) VALUES (?) RETURNING id"
+)
+
+// insertLedgerMany inserts ledgerRowsMax rows, up to the first that is there already. FAIL needs no copy of the pages
+// that it changes, as ABORT would to take the first rows back.
+var insertLedgerMany = "INSERT OR FAIL" + insertLedger + strings.Repeat(", "+ledgerValues, ledgerRowsMax-1)
+
+// insertRows inserts the rows of those that have a part, and marks those that have one already.
+func (w *writer) insertRows(settlements []settlement) error {
+	w.rows = w.rows[:0]
+	for i := range settlements {
+		if st := &settlements[i]; st.part != nil {
+			st.again = false
+			w.rows = append(w.rows, st)
 		}
 	}
-	if p.skipped(r.Offset) {
-		if err := w.unsettled(p, r.Offset, route, r.Route); err != nil {
-			return 0, err
+	for rows := range slices.Chunk(w.rows, chunkRowsMax) {
+		w.texts = w.texts[:0]
+		for _, st := range rows {
+			w.texts = append(w.texts, st.text...)
+		}
+		chunk, err := w.chunk(w.texts)
+		if err != nil {
+			return err
+		}
+		start := int64(1)
+		for some := range slices.Chunk(rows, ledgerRowsMax) {
+			w.args = w.args[:0]
+			for _, st := range some {
+				size := int64(len(st.text))
+				w.args = append(w.args, st.part.id, st.Row.Offset, st.route, st.code, chunk, start, size)
+				start += size
+			}
+			if err := w.insertSome(some, w.args); err != nil {
+				return err
+			}
 		}
 	}
-	changed, err := w.exec("INSERT OR IGNORE"+insertLedger, a[:]...)
-	if err != nil {
-		return 0, err
+	return nil
+}
+
+func (w *writer) insertSome(rows []*settlement, args []driver.Value) error {
+	if len(rows) == ledgerRowsMax {
+		_, err := w.c.exec(insertLedgerMany, args...)
+		if err == nil {
+			return nil
+		}
+		if code(err) != sqlite3lib.SQLITE_CONSTRAINT {
+			return err
+		}
+		var done [1]driver.Value // the rows before the first that was there already
+		if _, err := w.c.one("SELECT changes()", done[:]); err != nil {
+			return err
+		}
+		rows, args = rows[asInt(done[0]):], args[ledgerWidth*asInt(done[0]):]
 	}
-	if changed == 0 {
-		if err := w.replaceParked(p, st, route); err != nil {
+	for i, st := range rows {
+		n, err := w.exec("INSERT OR IGNORE"+insertLedger, args[ledgerWidth*i:][:ledgerWidth]...)
+		if err != nil {
+			return err
+		}
+		st.again = n == 0
+	}
+	return nil
+}
+
+// chunk keeps texts of ledger rows.
+func (w *writer) chunk(texts []byte) (id int64, err error) {
+	w.wrote = true
+	var row [1]driver.Value
+	_, err = w.c.one(insertChunk, row[:], texts)
+	return asInt(row[0]), err
+}
+
+// settleOne does what follows from a row.
+func (w *writer) settleOne(st *settlement) (woken int, err error) {
+	r, p, route := &st.Row, st.part, st.route
+	if st.again {
+		if err := w.replaceParked(st); err != nil {
 			return 0, err
 		}
 	}
@@ -287,14 +315,14 @@ func (w *writer) settleOne(p *part, st *settlement) (woken int, err error) {
 		if err := w.park(p, st, route); err != nil {
 			return 0, err
 		}
-	} else if changed == 0 && r.Outcome != checkpoint.ParkedOut {
+	} else if st.again && r.Outcome != checkpoint.ParkedOut {
 		if _, err := w.exec("UPDATE parked SET state = ?, since = ?, by = ? WHERE part = ? AND off = ? AND route = ? AND state IN ('open', 'released')",
 			string(checkpoint.ParkedResolved), w.time(r.At), text(r.Event.ID), p.id, r.Offset, route); err != nil {
 			return 0, err
 		}
 	}
 	if st.state != nil {
-		return w.saveState(p.connector, st.state)
+		return w.saveState(p, st.state)
 	}
 	return 0, nil
 }
@@ -308,10 +336,11 @@ func (w *writer) time(t time.Time) driver.Value {
 }
 
 // replaceParked puts a settlement in the place of a parked one, keeping the earlier attempts.
-func (w *writer) replaceParked(p *part, st *settlement, route int64) error {
-	r := &st.Row
-	old := make([]driver.Value, 5)
-	if _, err := w.c.one("SELECT outcome, plan, attempts, past, vendor_id FROM ledger WHERE part = ? AND off = ? AND route = ?", old, p.id, r.Offset, route); err != nil {
+func (w *writer) replaceParked(st *settlement) error {
+	p := st.part
+	r := st.Row // a copy: the request may run again
+	old := make([]driver.Value, 2)
+	if _, err := w.c.one("SELECT outcome, substr(texts, start, size) FROM ledger JOIN chunks ON id = chunk WHERE part = ? AND off = ? AND route = ?", old, p.id, r.Offset, st.route); err != nil {
 		return err
 	}
 	if asInt(old[0]) != parkedCode {
@@ -321,52 +350,35 @@ func (w *writer) replaceParked(p *part, st *settlement, route int64) error {
 		}
 		return refuse("record %s/%d, route %s, outcome %s: %w as %s", p.key, r.Offset, r.Route, r.Outcome, checkpoint.ErrSettled, was)
 	}
-	earlier, err := parseAttempts(bytesOf(old[2]))
+	var was checkpoint.Row
+	past, err := parseRow(bytesOf(old[1]), &was)
 	if err != nil {
 		return err
 	}
-	past, err := pastIDs(old)
+	r.Attempts = mergeAttempts(was.Attempts, r.Attempts)
+	text := appendRow(nil, &r, pastIDs(&was, past))
+	chunk, err := w.chunk(text)
 	if err != nil {
 		return err
 	}
-	args := st.args // the request may run again: st stays as it was
-	if all := mergeAttempts(earlier, r.Attempts); len(all) > 0 {
-		args[colAttempts] = string(appendAttempts(nil, all))
-	}
-	if len(past) > 0 {
-		b, err := json.Marshal(past)
-		if err != nil {
-			return err
-		}
-		args[colPast] = string(b)
-	}
-	w.counts[countKey{p.connector, route, parkedCode}]--
-	_, err = w.exec("INSERT OR REPLACE"+insertLedger, args[:]...)
+	w.counts[countKey{p.connector, st.route, parkedCode}]--
+	_, err = w.exec("INSERT OR REPLACE"+insertLedger, p.id, r.Offset, st.route, st.code, chunk, int64(1), int64(len(text)))
 	return err
 }
 
-// pastIDs lists the ids by which a row that is replaced could be found: they lead to its successor.
-func pastIDs(old []driver.Value) ([]string, error) {
-	var past []string
-	if b := bytesOf(old[3]); len(b) > 0 {
-		if err := json.Unmarshal(b, &past); err != nil {
-			return nil, fmt.Errorf("%w: stored earlier ids: %w", checkpoint.ErrCorrupt, err)
-		}
-	}
-	plan, err := parsePlan(bytesOf(old[1]))
-	if err != nil {
-		return nil, err
-	}
+// pastIDs adds the ids by which a row that is replaced could be found to those of its predecessors: they lead to its
+// successor.
+func pastIDs(was *checkpoint.Row, past []string) []string {
 	add := func(id string) {
 		if id != "" && !slices.Contains(past, id) {
 			past = append(past, id)
 		}
 	}
-	add(asText(old[4]))
-	for i := range plan {
-		add(plan[i].IdempotencyKey)
+	add(was.VendorID)
+	for i := range was.Plan {
+		add(was.Plan[i].IdempotencyKey)
 	}
-	return past, nil
+	return past
 }
 
 // mergeAttempts joins lists of attempts in order of number and time, without doubles.
@@ -425,26 +437,24 @@ func (w *writer) removeWaiter(p *part, off, route int64) error {
 	return nil
 }
 
-// saveState writes an entity's state and wakes those that wait for it.
-func (w *writer) saveState(connector int64, s *preparedState) (woken int, err error) {
+// saveState keeps an entity's state for the flush and wakes those that wait for it.
+func (w *writer) saveState(p *part, s *preparedState) (woken int, err error) {
 	entity, err := w.word(s.Entity)
 	if err != nil {
 		return 0, err
 	}
-	if _, err := w.exec("INSERT INTO states (connector, entity, key, tenant, present, state) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET tenant = excluded.tenant, present = excluded.present, state = excluded.state",
-		connector, entity, s.Key, text(s.Tenant), flag(s.present), s.text); err != nil {
-		return 0, err
-	}
-	if !s.present || w.cache.waiting[connector] == 0 {
+	w.wrote = true
+	w.states.unsaved[stateKey{p.key.Connector, s.Entity, s.Key}] = s.saved
+	if !s.saved.present || w.cache.waiting[p.connector] == 0 {
 		return 0, nil
 	}
-	q, args := "UPDATE waiters SET woken = 1 WHERE connector = ? AND ref_entity = ? AND ref_key = ? AND tenant = ? AND woken = 0", []driver.Value{connector, entity, s.Key, s.Tenant}
+	q, args := "UPDATE waiters SET woken = 1 WHERE connector = ? AND ref_entity = ? AND ref_key = ? AND tenant = ? AND woken = 0", []driver.Value{p.connector, entity, s.Key, s.Tenant}
 	if !s.Deleted {
 		// Names of vendor ids are words of the profile and hold no comma.
 		q, args = q+" AND (ref_id IS NULL OR instr(?, ',' || ref_id || ',') > 0)", append(args, ","+strings.Join(slices.Collect(maps.Keys(s.IDs)), ",")+",")
 	}
 	n, err := w.exec(q, args...)
-	w.cache.waiting[connector] -= n
+	w.cache.waiting[p.connector] -= n
 	return int(n), err
 }
 
@@ -529,7 +539,7 @@ func (w *writer) progress(p *part, pr *checkpoint.Progress, state *preparedState
 		}
 	}
 	if state != nil {
-		return w.saveState(p.connector, state)
+		return w.saveState(p, state)
 	}
 	return 0, nil
 }
@@ -976,14 +986,20 @@ func (w *writer) await(a *checkpoint.Waiter) (present bool, err error) {
 		return false, err
 	}
 	// The one writer makes this look and the registration one: no settle can come between.
-	row := make([]driver.Value, 3)
-	found, err := w.c.one("SELECT present, tenant, state FROM states WHERE connector = ? AND entity = ? AND key = ?", row, p.connector, refEntity, a.RefKey)
-	if err != nil {
-		return false, err
+	st := w.states.find(stateKey{p.key.Connector, a.RefEntity, a.RefKey})
+	if st == nil {
+		row := make([]driver.Value, 3)
+		found, err := w.c.one("SELECT present, tenant, state FROM states WHERE connector = ? AND entity = ? AND key = ?", row, p.connector, refEntity, a.RefKey)
+		if err != nil {
+			return false, err
+		}
+		if found {
+			st = &savedState{present: asInt(row[0]) == 1, tenant: asText(row[1]), text: asText(row[2])}
+		}
 	}
-	present = found && asInt(row[0]) == 1 && asText(row[1]) == a.Tenant
+	present = st != nil && st.present && st.tenant == a.Tenant
 	if present && a.RefID != "" {
-		s, err := parseState(bytesOf(row[2]), a.RefEntity, a.RefKey)
+		s, err := parseState([]byte(st.text), a.RefEntity, a.RefKey)
 		if err != nil {
 			return false, err
 		}

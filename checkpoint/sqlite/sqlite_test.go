@@ -37,6 +37,14 @@ func TestConformance(t *testing.T) {
 	})
 }
 
+// TestConformanceFolding has each transaction move states to their table.
+func TestConformanceFolding(t *testing.T) {
+	checkpointtest.Run(t, func(t *testing.T) checkpointtest.Open {
+		path := filepath.Join(t.TempDir(), "weir.db")
+		return func() (checkpoint.Store, error) { return Open(t.Context(), path, Options{StateLogBytes: 1}) }
+	})
+}
+
 // mustOpen opens a store that is closed with the test.
 func mustOpen(t *testing.T, path string, o Options) *Store {
 	t.Helper()
@@ -805,5 +813,45 @@ func TestContextBeforeTheWriterTakesIt(t *testing.T) {
 	wg.Wait()
 	if rows, err := s.Rows(t.Context(), l.Partition, 0, 10); err != nil || len(rows) != 1 {
 		t.Errorf("rows: %d, %v; want 1", len(rows), err)
+	}
+}
+
+// TestRowsInBulk: of many rows that are inserted at once, those that replace a parked one do, and one that is settled
+// already takes none of the others with it that are not of its request.
+func TestRowsInBulk(t *testing.T) {
+	s := mustOpen(t, filepath.Join(t.TempDir(), "weir.db"), Options{})
+	l := mustAcquire(t, s, customers(0))
+	const rows = 3*chunkRowsMax + 5
+	parked := []int64{0, 1, 15, 16, 63, 64, 100, 191, rows - 1}
+	for _, off := range parked {
+		r := rowAt(l.Partition, off)
+		r.Outcome, r.Cause, r.VendorID = checkpoint.ParkedOut, checkpoint.CauseHeld, fmt.Sprint("old-", off)
+		mustSettle(t, s, checkpoint.Batch{Settlements: []checkpoint.Settlement{{Lease: l, Row: r}}})
+	}
+	all := batchOf(l, 0, rows)
+	mustSettle(t, s, all)
+	got, err := s.Rows(t.Context(), l.Partition, 0, rows+1)
+	if err != nil || len(got) != rows {
+		t.Fatalf("%d rows, %v; want %d", len(got), err, rows)
+	}
+	for i, r := range got {
+		if want := all.Settlements[i].Row; r.Outcome != want.Outcome || r.Event.ID != want.Event.ID || r.Offset != int64(i) {
+			t.Fatalf("row %d: %+v, want %+v", i, r, want)
+		}
+	}
+	counts, err := s.Counts(t.Context(), l.Partition.Connector)
+	if err != nil || counts["create"][checkpoint.Delivered] != rows || counts["create"][checkpoint.ParkedOut] != 0 {
+		t.Errorf("counts %v, %v", counts, err)
+	}
+	for _, off := range parked {
+		if n := found(t, s, fmt.Sprint("old-", off)); n != 1 {
+			t.Errorf("the id of the parked row %d leads to %d rows, want its successor", off, n)
+		}
+	}
+	if _, err := s.Settle(t.Context(), batchOf(l, rows-70, 80)); !errors.Is(err, checkpoint.ErrSettled) {
+		t.Errorf("settle again: %v, want ErrSettled", err)
+	}
+	if got, err := s.Rows(t.Context(), l.Partition, 0, rows+100); err != nil || len(got) != rows {
+		t.Errorf("%d rows, %v; the refused batch left some", len(got), err)
 	}
 }

@@ -9,7 +9,7 @@
 // come before the writes where they can; where a refusal comes after a write, the transaction is rolled back and
 // its requests are done again, each under a savepoint.
 //
-// The writer keeps the partitions, the interned words and the newest lookup runs in memory. That is safe because
+// The writer keeps the partitions, the interned words, the newest states and lookup runs in memory. That is safe because
 // nobody else writes them: a second runner is refused by the lock file, and readers (the command line) write the
 // audit log and the state of parked entries only, which are not kept. After a rollback the memory is read again.
 //
@@ -78,6 +78,9 @@ type Options struct {
 	// LogBytes is the length in bytes from which the write-ahead log starts again, 0: 32 MiB. A long read holds it
 	// up: the log grows meanwhile, and is cut to twice this when it starts again.
 	LogBytes int64
+	// StateLogBytes is how much of the newest states waits to be moved to their table, 0: 8 MiB. Memory holds twice
+	// as much, and a start reads it, in some 0.1 s.
+	StateLogBytes int64
 	// NoncesMax bounds the webhook events that are remembered, 0: 1,000,000, some 100 MB. The oldest are forgotten.
 	NoncesMax int64
 	Hooks     Hooks
@@ -102,6 +105,9 @@ const (
 	// logBytesDefault: each page that is written again while it is in the log is copied once, so a longer log saves
 	// writes; a crash leaves it to be read at the next start, 0.1 s.
 	logBytesDefault = 32 << 20
+
+	// stateLogBytesDefault is some 20,000 states: enough that a page of the table takes several at once.
+	stateLogBytesDefault = 8 << 20
 
 	// Page caches in KiB: the writer's holds the inner pages of states and ledger of some ten million rows.
 	writerCacheKiB = 65536
@@ -159,6 +165,9 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 	}
 	if o.LogBytes <= 0 {
 		o.LogBytes = logBytesDefault
+	}
+	if o.StateLogBytes <= 0 {
+		o.StateLogBytes = stateLogBytesDefault
 	}
 	if o.NoncesMax <= 0 {
 		o.NoncesMax = noncesMaxDefault

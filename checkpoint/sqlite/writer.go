@@ -27,7 +27,7 @@ type request struct {
 }
 
 // commitPages is about what a transaction of one row writes to the log: a leaf of each table that it touches. Each
-// further row writes about one page more, that of its entity's state.
+// further row writes less than half a page, and a page for each state that it moves to its table.
 const commitPages = 8
 
 // A refusal is an error of one request that says nothing about the store: the others go on.
@@ -52,6 +52,10 @@ type writer struct {
 	// Of the writer goroutine:
 	broken  error // sticky, after an I/O error of a commit
 	cache   cache
+	states  stateLog
+	args    []driver.Value
+	rows    []*settlement
+	texts   []byte
 	entries []entry // lookups of the transaction at hand
 	dirty   []*part // partitions changed in it
 	counts  map[countKey]int64
@@ -107,8 +111,8 @@ func (p *part) cursor() checkpoint.Cursor {
 
 func newWriter(s *Store, c *conn) (*writer, error) {
 	w := &writer{s: s, c: c, reqs: make(chan *request), quit: make(chan struct{}), done: make(chan struct{}),
-		counts: make(map[countKey]int64)}
-	return w, w.load()
+		counts: make(map[countKey]int64), states: stateLog{bytesMax: s.opts.StateLogBytes}}
+	return w, errors.Join(w.states.load(c), w.load())
 }
 
 func (w *writer) now() time.Time { return w.s.opts.Now().UTC() }
@@ -251,6 +255,7 @@ func (w *writer) transaction(batch []*request, isolated bool) (again bool, err e
 		if finished {
 			return
 		}
+		w.states.forget()
 		_, _ = w.c.exec("ROLLBACK") // SQLite may have rolled back by itself: then this errs and changes nothing
 		if e := w.load(); e != nil {
 			w.broken = fmt.Errorf("%w: read it again after a rollback: %w", checkpoint.ErrBroken, e)
@@ -301,6 +306,9 @@ func (w *writer) transaction(batch []*request, isolated bool) (again bool, err e
 	if err := w.flush(); err != nil {
 		return false, err
 	}
+	if err := w.foldStates(); err != nil {
+		return false, err
+	}
 	if f := w.s.opts.Hooks.BeforeCommit; f != nil {
 		f()
 	}
@@ -313,9 +321,11 @@ func (w *writer) transaction(batch []*request, isolated bool) (again bool, err e
 		return false, err
 	}
 	finished = true
+	w.pages += w.states.folded
 	for _, r := range batch {
-		w.pages += r.rows + commitPages
+		w.pages += r.rows/2 + commitPages
 	}
+	w.states.commit()
 	if int64(w.pages) > w.log.pagesMax/2 {
 		w.pages = 0
 		w.log.nudge()
@@ -354,7 +364,7 @@ func (w *writer) touch(p *part) {
 	}
 }
 
-// flush writes what a transaction gathers in memory: lookups, cursors, counts.
+// flush writes what a transaction gathers in memory: lookups, cursors, counts, states.
 func (w *writer) flush() error {
 	if err := w.flushLookups(); err != nil {
 		return err
@@ -377,13 +387,14 @@ func (w *writer) flush() error {
 		}
 	}
 	clear(w.counts)
-	return nil
+	return w.flushStates() // last: what fails before it leaves the unsaved ones unsaved
 }
 
 // load reads the cache from the database and forgets what an undone transaction had gathered.
 func (w *writer) load() error {
 	w.entries, w.dirty = w.entries[:0], w.dirty[:0]
 	clear(w.counts)
+	clear(w.states.unsaved)
 	c := cache{words: make(map[string]int64), parts: make(map[checkpoint.Partition]*part), waiting: make(map[int64]int64)}
 	texts := make(map[int64]string)
 	err := w.c.query("SELECT id, text FROM words", func(row []driver.Value) error {
@@ -453,14 +464,6 @@ func (w *writer) word(s string) (int64, error) {
 	}
 	w.cache.words[s] = asInt(row[0])
 	return asInt(row[0]), nil
-}
-
-// wordValue is the number of a text as a driver value, NULL for none.
-func (w *writer) wordValue(s string) (driver.Value, error) {
-	if s == "" {
-		return nil, nil
-	}
-	return w.word(s)
 }
 
 // known is the partition as the store knows it.
