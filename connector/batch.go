@@ -183,44 +183,60 @@ func (c *Connector) sendBundle(b *bundle) {
 }
 
 func (c *Connector) exchangeBundle(b *bundle) bundleNext {
+	for {
+		pass, ex, n := c.requestBundle(b)
+		switch {
+		case pass == nil:
+			return n
+		case !errors.Is(ex.Err, deliver.ErrOtherCredential):
+			return c.judgeBundle(b, pass, ex)
+		}
+		b.gate.Leave(pass, c.now(), deliver.Unused)
+		if b.doubt {
+			return c.allUnresolved(b, otherCredential)
+		}
+		b.begun, b.request = false, nil // anew, with the one that there is
+	}
+}
+
+// requestBundle makes a bundle's request and waits for its answer. Without a pass there is no exchange to judge.
+func (c *Connector) requestBundle(b *bundle) (pass *deliver.Pass, ex deliver.Exchange, n bundleNext) {
 	op := b.op
+	if !c.takeSlot(b.part) {
+		return nil, ex, bundleNext{at: c.now()}
+	}
+	defer c.wire.give()
 	pass, at, why := b.gate.Enter(c.now())
 	if pass == nil {
-		return bundleNext{at: at, why: why}
+		return nil, ex, bundleNext{at: at, why: why}
 	}
 	if pass.Probe && op.Class == profile.ClassNone && !b.begun {
 		// A lost answer would make each item ambiguous: one record is enough to see whether the vendor is back.
 		b.gate.Leave(pass, c.now(), deliver.Unused)
-		return bundleNext{alone: true}
+		return nil, ex, bundleNext{alone: true}
 	}
 	if b.request == nil {
 		if err := c.beginBundle(b); err != nil {
 			b.gate.Leave(pass, c.now(), deliver.Unused)
-			return bundleNext{err: err}
+			return nil, ex, bundleNext{err: err}
 		}
 	}
 	if b.firstSent.IsZero() {
 		b.firstSent = c.now()
 	} else if op.KeyRetention > 0 && c.now().Sub(b.firstSent) >= op.KeyRetention {
 		b.gate.Leave(pass, c.now(), deliver.Unused)
-		return c.allUnresolved(b, "its batch is older than the vendor keeps idempotency keys, so a repeat could be a second effect")
+		return nil, ex, c.allUnresolved(b, "its batch is older than the vendor keeps idempotency keys, so a repeat could be a second effect")
 	}
 	for _, t := range b.items {
 		t.Work.sent = true
 	}
 	b.tries++
 	c.cfg.Observer.Batched(op.Name, len(b.items))
-	ex := c.cfg.Sender.SendAs(c.ctx, b.request, b.credential)
-	if errors.Is(ex.Err, deliver.ErrOtherCredential) {
-		b.gate.Leave(pass, c.now(), deliver.Unused)
-		if b.doubt {
-			return c.allUnresolved(b, otherCredential)
-		}
-		b.begun, b.request = false, nil // anew, with the one that there is
-		return c.exchangeBundle(b)
+	ex = c.cfg.Sender.SendAs(c.ctx, b.request, b.credential)
+	if !errors.Is(ex.Err, deliver.ErrOtherCredential) {
+		c.cfg.Fail("answered")
 	}
-	c.cfg.Fail("answered")
-	return c.judgeBundle(b, pass, ex)
+	return pass, ex, bundleNext{}
 }
 
 // beginBundle makes the members durable, their order and the batch's key with them. A bundle that was begun before a

@@ -68,7 +68,7 @@ type Config struct {
 	// DryRun does all but the send (design section 6): a record that would have been sent is skipped, with reason dry_run.
 	DryRun bool
 
-	// MaxInFlight bounds requests under way. Default 256.
+	// MaxInFlight bounds requests on the wire. Default 256.
 	MaxInFlight int
 	// WindowRecords and WindowBytes bound a partition's look-ahead. Defaults 5,000 and 32 MiB.
 	WindowRecords int
@@ -164,6 +164,9 @@ type Connector struct {
 	waitingIntakes atomic.Int32
 	// lateApplyMax is the longest late_apply of the profile's operations.
 	lateApplyMax time.Duration
+
+	wire    *slots
+	stopped atomic.Bool // halted, for workers
 
 	// The loop's own.
 	quit           bool
@@ -271,6 +274,7 @@ func New(cfg Config, source func(kafka.Handler) (Source, error)) (*Connector, er
 		cfg:       cfg,
 		log:       cfg.Log.With("connector", cfg.Name),
 		box:       newMailbox(),
+		wire:      newSlots(cfg.MaxInFlight),
 		tasks:     make(chan *task),
 		ended:     make(chan struct{}),
 		gates:     make(map[string]*gateQueue),

@@ -100,10 +100,10 @@ func (c *Connector) wake(l *keyLane) {
 	c.ready = append(c.ready, l)
 }
 
-// roomToSend reports whether one more request may start. Where the store takes outcomes more slowly than the vendor gives
+// roomToSend reports whether one more worker may start: as many as there are slots, and some that stand by. Where the store takes outcomes more slowly than the vendor gives
 // them, sending waits for it: what is sent and not yet durable is sent again after a crash, and is kept in memory.
 func (c *Connector) roomToSend() bool {
-	return c.inFlight < c.cfg.MaxInFlight && len(c.batch.Settlements) < max(settlingMin, 2*c.cfg.MaxInFlight)
+	return c.inFlight < c.cfg.MaxInFlight+standBy(c.cfg.MaxInFlight) && len(c.batch.Settlements) < max(settlingMin, 2*c.cfg.MaxInFlight)
 }
 
 // settlingMin is how many outcomes may wait for the store, however few requests may be in flight: two transactions of

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/weirsync/weir/checkpoint"
@@ -102,19 +103,20 @@ func (c *Connector) finish(t *task, n next) {
 // settle puts an outcome into the next batch (loop). The task leaves its lane when the batch is durable.
 func (c *Connector) settle(t *task, v verdict) {
 	w := t.Work
-	row := checkpoint.Row{
-		Partition: w.part.id, Offset: t.Offset, Route: t.Route.Name, LeaderEpoch: w.rec.LeaderEpoch, EventHash: w.hash,
-		Outcome: v.outcome, Cause: v.cause, Reason: v.reason, Rule: v.rule, Path: v.path, SupersededBy: v.supersededBy,
-		VendorID: w.vendorID, Mapping: c.mappingOf(w), Plan: w.plan, Attempts: w.attempts, At: c.now(),
-	}
+	// Made where it stays: it is large.
+	c.batch.Settlements = append(c.batch.Settlements, checkpoint.Settlement{})
+	s := &c.batch.Settlements[len(c.batch.Settlements)-1]
+	s.Lease, s.State, s.Park, s.Close = w.part.lease, v.state, v.park, v.closed
+	row := &s.Row
+	row.Partition, row.Offset, row.Route, row.LeaderEpoch, row.EventHash = w.part.id, t.Offset, t.Route.Name, w.rec.LeaderEpoch, w.hash
+	row.Outcome, row.Cause, row.Reason, row.Rule, row.Path, row.SupersededBy = v.outcome, v.cause, v.reason, v.rule, v.path, v.supersededBy
+	row.VendorID, row.Mapping, row.Plan, row.Attempts, row.At = w.vendorID, c.mappingOf(w), w.plan, w.attempts, c.now()
 	if w.step < len(w.gens) {
 		row.Generation = w.gens[w.step]
 	} else if n := len(w.gens); n > 0 {
 		row.Generation = w.gens[n-1]
 	}
 	row.Event = ledgerEvent(w)
-	s := checkpoint.Settlement{Lease: w.part.lease, Row: row, State: v.state, Park: v.park, Close: v.closed}
-	c.batch.Settlements = append(c.batch.Settlements, s)
 	c.batchTasks = append(c.batchTasks, settled{t: t, state: v.state, out: v.outcome, head: !v.conflated})
 	w.part.unsettled++
 }
@@ -135,7 +137,7 @@ func ledgerEvent(w *work) checkpoint.Event {
 	e := checkpoint.Event{ID: ev.ID, Type: ev.Type, Source: ev.Source, CorrelationID: ev.CorrelationID, Tenant: ev.Tenant, Entity: w.key.Entity,
 		Key: w.key.Key, Version: ev.Version, Operation: string(ev.Operation), OccurredAt: ev.OccurredAt}
 	if ev.Subject != "" {
-		e.Schema = fmt.Sprintf("%s/%d", ev.Subject, ev.SchemaVersion)
+		e.Schema = string(ev.Subject) + "/" + strconv.Itoa(ev.SchemaVersion)
 	}
 	return e
 }
@@ -159,7 +161,10 @@ func (c *Connector) flush() {
 	}
 	c.flushing, c.flushedAt = true, time.Now()
 	batch, tasks, evidence := c.batch, c.batchTasks, c.evidence
-	c.batch, c.batchTasks, c.evidence = checkpoint.Batch{}, nil, nil
+	// The next batch will be of about the same size. A settlement is large: growing to it would copy several times as much.
+	size := min(len(tasks)+len(tasks)/4, settlingMin)
+	c.batch = checkpoint.Batch{Settlements: make([]checkpoint.Settlement, 0, size)}
+	c.batchTasks, c.evidence = make([]settled, 0, size), nil
 	moved := make(map[*partition]bool)
 	for _, s := range tasks {
 		if !s.t.Released && s.t.Work.part.set.Settle(s.t.Offset) {
@@ -429,6 +434,7 @@ func (c *Connector) halt(reason string) {
 	}
 	h := &trouble{since: c.now(), reason: reason, over: make(chan struct{})}
 	c.halted = h
+	c.stopped.Store(true)
 	c.log.Error("halted: the vendor does not take the credential; sending waits and goes on by itself when it works again", "reason", reason)
 	go func() {
 		seen := c.secretsPrint()
@@ -465,6 +471,7 @@ func (c *Connector) unhalt() {
 	c.log.Info("credential works again; sending goes on", "after", time.Since(c.halted.since).Round(time.Second))
 	close(c.halted.over)
 	c.halted, c.haltProbe = nil, nil
+	c.stopped.Store(false)
 	clear(c.haltKeys)
 	c.wakeHalted()
 }

@@ -40,12 +40,17 @@ func (c *Connector) probe(t *task, step *profile.Step) (next, bool) {
 	if gate == nil {
 		return c.park(t, ambiguous("it may have been sent with operation "+step.Operation.Name+", whose probe the profile no longer has")), true
 	}
+	if !c.takeSlot(w.part) {
+		return next{kind: nextRetry, at: c.now(), why: "probe"}, true
+	}
 	pass, at, why := gate.Enter(c.now())
 	if pass == nil {
+		c.wire.give()
 		return next{kind: nextGate, gate: gate, at: at, why: why}, true
 	}
 	w.sent = true // by whom ever: it counts as started
 	ex := c.cfg.Sender.Send(c.ctx, p.Request(w.request))
+	c.wire.give()
 	now := c.now()
 	j, health := c.weigh(p.Operation, ex)
 	if ex.Sent == checkpoint.Answered {

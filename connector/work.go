@@ -517,9 +517,35 @@ func (c *Connector) send(t *task) (n next, done bool) {
 	if batchable(t) {
 		return next{kind: nextBatch}, true
 	}
+	pass, ex, n, done := c.request(t, step, gate)
+	if pass == nil {
+		return n, done
+	}
+	return c.judge(t, step, gate, pass, ex)
+}
+
+// takeSlot waits until one more request of the partition may be on the wire. It refuses where none is to start any
+// more; whoever is refused goes back to the loop, which knows why.
+func (c *Connector) takeSlot(p *partition) bool {
+	taken, waited := c.wire.take(p.ctx)
+	if taken && waited && c.stopped.Load() {
+		c.wire.give()
+		return false
+	}
+	return taken
+}
+
+// request makes the next step's request and waits for its answer. Without a pass there is no exchange to judge: n and
+// done are what send answers.
+func (c *Connector) request(t *task, step *profile.Step, gate *gateQueue) (pass *deliver.Pass, ex deliver.Exchange, n next, done bool) {
+	w, op := t.Work, step.Operation
+	if !c.takeSlot(w.part) {
+		return nil, ex, next{kind: nextRetry, at: c.now()}, true
+	}
+	defer c.wire.give()
 	pass, at, why := gate.Enter(c.now())
 	if pass == nil {
-		return next{kind: nextGate, gate: gate, at: at, why: why}, true
+		return nil, ex, next{kind: nextGate, gate: gate, at: at, why: why}, true
 	}
 	// After a change of mapping the send horizon still speaks for the old one, so each send says which made it.
 	mixed := w.part.mapping != "" && w.part.mapping != c.cfg.Profile.Version
@@ -534,7 +560,7 @@ func (c *Connector) send(t *task) (n next, done bool) {
 		})
 		if err != nil {
 			gate.Leave(pass, c.now(), deliver.Unused)
-			return next{kind: nextLost, err: err}, true
+			return nil, ex, next{kind: nextLost, err: err}, true
 		}
 		w.begun = true
 	}
@@ -542,20 +568,22 @@ func (c *Connector) send(t *task) (n next, done bool) {
 		w.firstSent = c.now()
 	} else if op.KeyRetention > 0 && c.now().Sub(w.firstSent) >= op.KeyRetention {
 		gate.Leave(pass, c.now(), deliver.Unused)
-		return c.unresolved(t, op, "its send is older than the vendor keeps idempotency keys, so a repeat could be a second effect", nil)
+		n, done = c.unresolved(t, op, "its send is older than the vendor keeps idempotency keys, so a repeat could be a second effect", nil)
+		return nil, ex, n, done
 	}
 	w.sent, w.single = true, true
-	ex := c.cfg.Sender.SendAs(c.ctx, w.request, w.credential)
+	ex = c.cfg.Sender.SendAs(c.ctx, w.request, w.credential)
 	if errors.Is(ex.Err, deliver.ErrOtherCredential) {
 		gate.Leave(pass, c.now(), deliver.Unused)
 		if w.doubt {
-			return c.unresolved(t, op, otherCredential, nil)
+			n, done = c.unresolved(t, op, otherCredential, nil)
+			return nil, ex, n, done
 		}
 		w.begun = false // anew, with the one that there is
-		return next{}, false
+		return nil, ex, next{}, false
 	}
 	c.cfg.Fail("answered")
-	return c.judge(t, step, gate, pass, ex)
+	return pass, ex, next{}, false
 }
 
 // dryRun is the reason of a record that would have been sent, and the verdict of its attempts.
