@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -181,4 +182,26 @@ func TestStatesOfFullDisk(t *testing.T) {
 			t.Errorf("%d pages: the refused state is there: %v", pages, got)
 		}
 	}
+}
+
+// FuzzParseRow holds: no text makes it panic, and what it reads is written so that it reads the same again.
+func FuzzParseRow(f *testing.F) {
+	f.Add([]byte(`{"event_id":"evt-1","version":3,"occurred_at":0,"at":1780000000123,"event_hash":-5,"plan":[{"step":"create"}],"attempts":[{"n":1,"at":5}],"past":["a"]}`))
+	f.Add([]byte(`{}`))
+	f.Add([]byte(`{"plan":[],"generation":4294967296}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var r, again checkpoint.Row
+		past, err := parseRow(b, &r)
+		if err != nil {
+			if !errors.Is(err, checkpoint.ErrCorrupt) {
+				t.Fatalf("error %v, want ErrCorrupt", err)
+			}
+			return
+		}
+		text := appendRow(nil, &r, past)
+		pastAgain, err := parseRow(text, &again)
+		if err != nil || !slices.Equal(past, pastAgain) || !reflect.DeepEqual(r, again) {
+			t.Fatalf("%s: %v, past %q, want %q;\nread again %+v\nwant %+v", text, err, pastAgain, past, again, r)
+		}
+	})
 }
