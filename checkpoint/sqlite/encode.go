@@ -100,7 +100,7 @@ func outcomeOf(code int64) (checkpoint.Outcome, error) {
 
 type storedAttempt struct {
 	N        int             `json:"n"`
-	At       int64           `json:"at"` // Unix ms, 0: none
+	At       *int64          `json:"at"` // Unix ms
 	Step     string          `json:"step"`
 	Status   int             `json:"status"`
 	Verdict  string          `json:"verdict"`
@@ -135,7 +135,7 @@ func appendAttempts(b []byte, as []checkpoint.Attempt) []byte {
 }
 
 func (a *storedAttempt) attempt() checkpoint.Attempt {
-	return checkpoint.Attempt{N: a.N, At: timeOf(a.At), Step: a.Step, Status: a.Status, Verdict: a.Verdict, Sent: a.Sent, Wait: a.Wait,
+	return checkpoint.Attempt{N: a.N, At: timeAt(a.At), Step: a.Step, Status: a.Status, Verdict: a.Verdict, Sent: a.Sent, Wait: a.Wait,
 		Took: a.Took, Detail: a.Detail, Guidance: a.Guidance}
 }
 
@@ -286,14 +286,7 @@ func parseRow(b []byte, r *checkpoint.Row) (past []string, err error) {
 	return s.Past, nil
 }
 
-// timeOf is the time of Unix ms, the zero time for 0.
-func timeOf(ms int64) time.Time {
-	if ms == 0 {
-		return time.Time{}
-	}
-	return time.UnixMilli(ms).UTC()
-}
-
+// timeAt is the time of Unix ms, the zero time for none.
 func timeAt(ms *int64) time.Time {
 	if ms == nil {
 		return time.Time{}

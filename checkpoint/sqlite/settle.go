@@ -988,13 +988,8 @@ func (w *writer) await(a *checkpoint.Waiter) (present bool, err error) {
 	// The one writer makes this look and the registration one: no settle can come between.
 	st := w.states.find(stateKey{p.key.Connector, a.RefEntity, a.RefKey})
 	if st == nil {
-		row := make([]driver.Value, 3)
-		found, err := w.c.one("SELECT present, tenant, state FROM states WHERE connector = ? AND entity = ? AND key = ?", row, p.connector, refEntity, a.RefKey)
-		if err != nil {
+		if st, err = tableState(w.c, p.connector, refEntity, a.RefKey); err != nil {
 			return false, err
-		}
-		if found {
-			st = &savedState{present: asInt(row[0]) == 1, tenant: asText(row[1]), text: asText(row[2])}
 		}
 	}
 	present = st != nil && st.present && st.tenant == a.Tenant

@@ -253,7 +253,6 @@ func (s *Store) stateFinder(c *conn) (findState, error) {
 		}
 		newer = func(k stateKey) *savedState { return states[k] }
 	}
-	row := make([]driver.Value, 1)
 	return func(k stateKey) (*savedState, error) {
 		if st := newer(k); st != nil {
 			return st, nil
@@ -266,10 +265,16 @@ func (s *Store) stateFinder(c *conn) (findState, error) {
 		if err != nil || entity == 0 {
 			return nil, err
 		}
-		found, err := c.one("SELECT state FROM states WHERE connector = ? AND entity = ? AND key = ?", row, connector, entity, k.key)
-		if err != nil || !found {
-			return nil, err
-		}
-		return &savedState{text: asText(row[0])}, nil
+		return tableState(c, connector, entity, k.key)
 	}, nil
+}
+
+// tableState is what the table has of an entity, nil if nothing.
+func tableState(c *conn, connector, entity int64, key string) (*savedState, error) {
+	var row [3]driver.Value
+	found, err := c.one("SELECT tenant, present, state FROM states WHERE connector = ? AND entity = ? AND key = ?", row[:], connector, entity, key)
+	if err != nil || !found {
+		return nil, err
+	}
+	return &savedState{tenant: asText(row[0]), present: asInt(row[1]) == 1, text: asText(row[2])}, nil
 }
