@@ -37,7 +37,7 @@ const (
 	connIdleMax = 20 * time.Second
 	// connFresh is for how long a connection counts as open without a look. A server that closes one says so in its
 	// answer or does it after a while.
-	connFresh      = 10 * time.Millisecond
+	connFresh      = time.Millisecond
 	headerBytesMax = 64 << 10
 	dialTimeout    = 5 * time.Second
 	// interimMax bounds 1xx answers before the final one, as in net/http.
