@@ -113,7 +113,7 @@ const readyMin = 2 * intakeMax
 
 // giveRoom tells waiting intakes how many lanes are ready (loop).
 func (c *Connector) giveRoom() {
-	c.readyLanes.Store(int64(len(c.ready) - c.readyHead + c.horizonLanes)) // those that wait for the horizon are ready in a moment
+	c.readyLanes.Store(int64(len(c.ready) - c.readyHead + c.horizonLanes + c.standing())) // those that wait for the horizon are ready in a moment
 	if c.waitingIntakes.Load() == 0 {
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -114,5 +115,49 @@ func TestIntakeWaitsForTheWorkers(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d of %d events were sent after the vendor was back", seen.Load(), events)
 		}
+	}
+}
+
+// Those that stand by are not on the wire: the vendor never has more than max_in_flight requests, and always as many
+// while there is work.
+func TestStandingBy(t *testing.T) {
+	const events, inFlight = 400, 32
+	w := benchWorld(t, events)
+	var on, most, seen atomic.Int64
+	release := make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		n := on.Add(1)
+		defer on.Add(-1)
+		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+		}
+		seen.Add(1)
+		<-release
+		rw.WriteHeader(http.StatusOK)
+	}))
+	defer srv.Close()
+	answer := sync.OnceFunc(func() { close(release) })
+	defer answer() // a failed test must not leave the server waiting
+	w.url = srv.URL
+	w.tweak = func(c *connector.Config) {
+		c.Log = slog.New(slog.DiscardHandler)
+		c.MaxInFlight = inFlight
+	}
+	conn, _ := w.start()
+	if n := settled(t, seen.Load, inFlight); n != inFlight {
+		t.Errorf("%d requests are on the wire, want %d", n, inFlight)
+	}
+	for deadline := time.Now().Add(10 * time.Second); conn.Status().InFlight != inFlight; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("status says %d in flight, want %d", conn.Status().InFlight, inFlight)
+		}
+	}
+	answer()
+	for deadline := time.Now().Add(30 * time.Second); seen.Load() < events; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d events were sent", seen.Load(), events)
+		}
+	}
+	if m := most.Load(); m != inFlight {
+		t.Errorf("at most %d requests were on the wire at once, want %d", m, inFlight)
 	}
 }
