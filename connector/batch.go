@@ -47,10 +47,7 @@ type bundle struct {
 	tries     int
 	firstSent time.Time
 	backoff   *deliver.Backoff
-	failures  int
-	failed    bool
-	failSeen  uint64
-	failFirst time.Time
+	failing   failures
 }
 
 // batchable reports whether the task's next request may go out with others. A request that may have been made alone is
@@ -358,7 +355,7 @@ func (c *Connector) judgeBundle(b *bundle, pass *deliver.Pass, ex deliver.Exchan
 	if unsafe {
 		return c.allUnresolved(b, fmt.Sprintf("sent in a batch, and the answer (%s) does not say whether it had an effect", answerWords(ex)))
 	}
-	if c.countBundleFailure(b, ex) {
+	if c.countFailure(&b.failing, b.gate, ex) {
 		return c.parkAll(b, verdict{cause: checkpoint.CauseExhausted, reason: fmt.Sprintf("no answer that settles its batch after %d attempts (last: %s)", b.tries, answerWords(ex)),
 			guidance: "Other requests of this operation go through, so the cause is in this batch. Look at its attempts, then release or skip its records."})
 	}
@@ -416,24 +413,6 @@ func (b *bundle) nextWait() time.Duration {
 		b.backoff = deliver.NewBackoff(b.op.FirstRetry)
 	}
 	return b.backoff.Next()
-}
-
-// countBundleFailure is countFailure for a batch: it counts only if other requests of the operation succeed.
-func (c *Connector) countBundleFailure(b *bundle, ex deliver.Exchange) bool {
-	s := b.gate.Successes()
-	state, _ := b.gate.Breaker()
-	if ex.Sent == checkpoint.NotSent {
-		return false
-	}
-	others := b.failed && s > b.failSeen || b.failures >= aloneMin
-	b.failed, b.failSeen = true, s
-	if !(others && state == deliver.Closed) && (ex.Answer == nil || ex.Answer.Status >= 500) {
-		return false
-	}
-	if b.failures++; b.failures == 1 {
-		b.failFirst = c.now()
-	}
-	return b.failures >= c.cfg.AttemptsMax || c.now().Sub(b.failFirst) > c.cfg.ElapsedMax
 }
 
 func (c *Connector) parkAll(b *bundle, v verdict) bundleNext {

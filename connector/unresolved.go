@@ -18,8 +18,12 @@ const (
 )
 
 // probe notes that a read must tell whether the last send had its effect, which may still be carried out until then. If it
-// is made again, it goes alone.
-func (w *work) probe(until time.Time) { w.probing, w.probeUntil, w.single = true, until, true }
+// is made again, it goes alone. Probes fail on their own account: a send that used up its attempts is not ambiguous for one
+// probe that failed.
+func (w *work) probe(until time.Time) {
+	w.probing, w.probeUntil, w.single = true, until, true
+	w.unread = failures{}
+}
 
 // unresolved takes up a send that may have had its effect and must not be repeated (promise 3): the profile's probe
 // tells, or the record is parked.
@@ -78,7 +82,7 @@ func (c *Connector) probe(t *task, step *profile.Step) (next, bool) {
 		}
 	}
 	a := c.noteAttempt(t, step, ex, said, "")
-	c.leave(t, gate, pass, ex, j, health, a.Detail)
+	c.leave(t, &w.unread, gate, pass, ex, j, health, a.Detail)
 
 	unclear := ambiguous(fmt.Sprintf("it may have had its effect, and the probe (%s) does not tell", answerWords(ex)))
 	switch {
@@ -102,7 +106,7 @@ func (c *Connector) probe(t *task, step *profile.Step) (next, bool) {
 		return next{kind: nextHalt, reason: a.Detail, evidence: &a}, true
 	case j.Verdict == profile.Throttle:
 		return c.throttled(t, gate, j, &a), true
-	case j.Verdict != profile.Retry || c.countFailure(t, gate, ex):
+	case j.Verdict != profile.Retry || c.countFailure(&w.unread, gate, ex):
 		return c.park(t, unclear), true
 	}
 	if at := gate.ProbeAt(); health == deliver.Failing && !at.IsZero() && j.Wait <= 0 {

@@ -57,15 +57,13 @@ type work struct {
 	waited     time.Time // when the last attempt ended
 	sent       bool
 	firstSent  time.Time // of the next step
-	failures   int
-	failed     bool
-	failSeen   uint64 // successes of the operation at the last failure
-	failFirst  time.Time
+	failing    failures  // of its requests
 	lateUntil  time.Time
 	lateWait   time.Time // when a wait for late_apply ends, by the monotonic clock
 	checked    bool      // the next step's own condition holds
 	probing    bool      // a read must tell whether the last send of the next step had its effect
 	probeUntil time.Time // until then that send may still be carried out
+	unread     failures  // of the probes since that send
 	spent      bool      // attempts or time are used up: if the last send had no effect, it is not made again
 	conflicted bool      // the plan went back to its read once
 	blamed     bool      // a request of it blamed the credential
@@ -76,6 +74,8 @@ type work struct {
 	refSince   time.Time // when it began to wait for a reference
 	refPresent bool      // the store said that the referent is there, and it was not enough
 	refTimer   *time.Timer
+	waking     bool // its waiter is about to be forgotten, and then it looks again
+	forgotten  bool // its waiter was forgotten while it did not wait
 }
 
 // A verdict is an outcome on its way to the store.
@@ -622,7 +622,7 @@ func (c *Connector) judge(t *task, step *profile.Step, gate *gateQueue, pass *de
 	}
 	w.doubt = w.doubt || mayHaveEffect(ex, j)
 	a := c.noteAttempt(t, step, ex, j, "")
-	c.leave(t, gate, pass, ex, j, health, a.Detail)
+	c.leave(t, &w.failing, gate, pass, ex, j, health, a.Detail)
 	return c.act(t, step, gate, ex, j, res, a, health)
 }
 
@@ -736,10 +736,10 @@ func (c *Connector) act(t *task, step *profile.Step, gate *gateQueue, ex deliver
 		return next{kind: nextRetry, at: now.Add(deliver.BackoffMax), why: "gone", evidence: &a}, true
 	}
 	if unsafe {
-		w.spent = c.countFailure(t, gate, ex)
+		w.spent = c.countFailure(&w.failing, gate, ex)
 		return c.unresolved(t, op, fmt.Sprintf("sent, and the answer (%s) does not say whether it had an effect", answerWords(ex)), &a)
 	}
-	if c.countFailure(t, gate, ex) {
+	if c.countFailure(&w.failing, gate, ex) {
 		return c.park(t, exhausted(len(w.attempts), answerWords(ex))), true
 	}
 	if at := gate.ProbeAt(); health == deliver.Failing && !at.IsZero() && j.Wait <= 0 {
@@ -750,9 +750,9 @@ func (c *Connector) act(t *task, step *profile.Step, gate *gateQueue, ex deliver
 	return next{kind: nextRetry, at: now.Add(wait), why: "retry", evidence: &a}, true
 }
 
-// leave gives a pass back and tells of the exchange.
-func (c *Connector) leave(t *task, gate *gateQueue, pass *deliver.Pass, ex deliver.Exchange, j profile.Judgement, health deliver.Result, detail string) {
-	if health == deliver.Failing && ex.Sent != checkpoint.NotSent && t.Work.failures >= aloneMin && !pass.Probe {
+// leave gives a pass back and tells of the exchange. f are the failures before it.
+func (c *Connector) leave(t *task, f *failures, gate *gateQueue, pass *deliver.Pass, ex deliver.Exchange, j profile.Judgement, health deliver.Result, detail string) {
+	if health == deliver.Failing && ex.Sent != checkpoint.NotSent && f.alone() && !pass.Probe {
 		// A record that failed while others succeeded says nothing of the vendor: it must not open the breaker.
 		health = deliver.Alone
 	}
@@ -787,27 +787,36 @@ func (c *Connector) nextWait(t *task, op *profile.Operation) time.Duration {
 	return t.Work.backoff.Next()
 }
 
-// countFailure notes a failure and reports whether the record is exhausted. A failure counts neither as an attempt
+// failures are those of what is made again and again: of a record's requests, of its probes, of a batch.
+type failures struct {
+	counted int
+	first   time.Time // of those that counted
+	any     bool
+	seen    uint64 // successes of the operation at the last one
+}
+
+// alone reports whether so many counted that the record itself is taken to be the cause.
+func (f *failures) alone() bool { return f.counted >= aloneMin }
+
+// countFailure notes a failure and reports whether attempts or time are used up. A failure counts neither as an attempt
 // nor in time unless another record has succeeded on the operation since the one before, and never while the breaker
-// is open (promise 7). A record of which that was seen aloneMin times is taken to be the cause: from then on each of
-// its failures counts. An answer that is no server error counts at once.
-func (c *Connector) countFailure(t *task, gate *gateQueue, ex deliver.Exchange) bool {
-	w := t.Work
+// is open (promise 7). Once aloneMin of them counted, each does. An answer that is no server error counts at once.
+func (c *Connector) countFailure(f *failures, gate *gateQueue, ex deliver.Exchange) bool {
 	s := gate.Successes()
 	state, _ := gate.Breaker()
 	if ex.Sent == checkpoint.NotSent {
 		return false // no record can be the cause of that
 	}
-	others := w.failed && s > w.failSeen || w.failures >= aloneMin
-	w.failed, w.failSeen = true, s
+	others := f.any && s > f.seen || f.alone()
+	f.any, f.seen = true, s
 	if !(others && state == deliver.Closed) && (ex.Answer == nil || ex.Answer.Status >= 500) {
 		return false
 	}
-	if w.failures++; w.failures == 1 {
-		w.failFirst = c.now()
+	if f.counted++; f.counted == 1 {
+		f.first = c.now()
 	}
 	bear := c.patience.Load()
-	return w.failures >= bear.attempts || c.now().Sub(w.failFirst) > bear.elapsed
+	return f.counted >= bear.attempts || c.now().Sub(f.first) > bear.elapsed
 }
 
 // aloneMin is how often a record must have failed while others succeeded until it is taken to be the cause. Fewer
