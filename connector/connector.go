@@ -197,6 +197,7 @@ type Connector struct {
 	wakingRefs     bool
 	takingReleased bool
 	takeAgain      bool
+	forgetting     map[checkpoint.Position]bool // released entries that are not taken before their waiter is forgotten
 	releasing      map[checkpoint.Position]bool // released entries that are on their way or in a lane
 	releasedOver   []checkpoint.Position        // of these, what is settled or dropped since the last query for released entries began
 	releasedMore   bool                         // that query did not list all there are

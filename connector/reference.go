@@ -110,7 +110,8 @@ func (c *Connector) parkWaiting(t *task, reason string) next {
 // released by the referent's settle (design section 5, Blocked work).
 func (c *Connector) waitForReference(t *task, n next) {
 	w, l := t.Work, t.Lane()
-	if n.present {
+	if n.present || w.forgotten {
+		w.forgotten = false
 		c.wake(l)
 		return
 	}
@@ -123,7 +124,11 @@ func (c *Connector) waitForReference(t *task, n next) {
 	w.part.waiters++
 	c.waiting[c.position(t)] = t
 	w.refTimer = time.AfterFunc(max(c.cfg.ReferenceWait-c.now().Sub(w.refSince), 0), func() {
-		c.do(func() { c.stopWaiting(t) })
+		c.do(func() {
+			if !w.waking {
+				c.stopWaiting(t)
+			}
+		})
 	})
 }
 
@@ -163,18 +168,24 @@ func (c *Connector) wakeReferences() {
 	}()
 }
 
+// woken takes up waiters whose referent has appeared (loop). Their rows go first and they look again after that: one
+// that looked before, and did not find what it needs, would have registered anew a row that then goes, and nothing would
+// ever wake it.
 func (c *Connector) woken(ws []checkpoint.Waiter) {
 	c.wakingRefs = false
 	var forget, release []checkpoint.Position
+	var wake []*task
 	for _, w := range ws {
 		p := c.parts[kafka.TP{Topic: w.Position.Partition.Topic, Partition: w.Position.Partition.Index}]
 		if p == nil || p.id != w.Position.Partition || p.gone || p.revoking {
 			continue // another instance's, or it will be taken up with its partition
 		}
 		if t := c.waiting[w.Position]; t != nil {
+			t.Work.waking = true
+			t.Work.refTimer.Stop()
+			wake = append(wake, t)
 			forget = append(forget, w.Position)
-			c.stopWaiting(t)
-		} else if w.Parked {
+		} else if w.Parked && !c.releasing[w.Position] {
 			release = append(release, w.Position)
 		}
 	}
@@ -182,6 +193,10 @@ func (c *Connector) woken(ws []checkpoint.Waiter) {
 		return
 	}
 	c.wakingRefs = true
+	c.forgetting = make(map[checkpoint.Position]bool, len(release))
+	for _, pos := range release {
+		c.forgetting[pos] = true
+	}
 	go func() {
 		err := c.persist("release records whose reference appeared", func() error {
 			if len(release) > 0 {
@@ -193,7 +208,15 @@ func (c *Connector) woken(ws []checkpoint.Waiter) {
 			return c.cfg.Store.Forget(c.ctx, append(forget, release...))
 		})
 		c.do(func() {
-			c.wakingRefs = false
+			c.wakingRefs, c.forgetting = false, nil
+			for _, t := range wake {
+				t.Work.waking = false
+				if c.waiting[c.position(t)] == t {
+					c.stopWaiting(t)
+				} else {
+					t.Work.forgotten = true // it was taken out of waiting, and may have registered anew
+				}
+			}
 			if err != nil {
 				return
 			}
@@ -233,7 +256,7 @@ func (c *Connector) takeReleased() {
 			var mine []checkpoint.Parked
 			for _, e := range entries {
 				p := c.parts[kafka.TP{Topic: e.Position.Partition.Topic, Partition: e.Position.Partition.Index}]
-				if p != nil && p.id == e.Position.Partition && !p.gone && !p.revoking && !c.releasing[e.Position] {
+				if p != nil && p.id == e.Position.Partition && !p.gone && !p.revoking && !c.releasing[e.Position] && !c.forgetting[e.Position] {
 					c.releasing[e.Position] = true
 					mine = append(mine, e)
 				}

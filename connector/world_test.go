@@ -1,13 +1,14 @@
 package connector_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-
 	"log/slog"
 	"net/http/httptest"
 	"path/filepath"
+	"runtime/pprof"
 	"sync"
 	"testing"
 	"time"
@@ -42,6 +43,7 @@ type world struct {
 	profile *profile.Compiled
 	tweak   func(*connector.Config)
 	secret  func() string
+	running *connector.Connector // the last one
 }
 
 func newWorld(t testing.TB, vendor string, switches map[string]string) *world {
@@ -156,6 +158,7 @@ func (w *world) start() (c *connector.Connector, stop func() error) {
 		return result
 	}
 	w.t.Cleanup(func() { _ = stop() })
+	w.running = c
 	return c, stop
 }
 
@@ -236,7 +239,17 @@ func (w *world) settleAll(limit time.Duration) {
 			return
 		}
 		if time.Now().After(deadline) {
-			w.t.Fatalf("lag is still %d after %v (%v): %+v", left, limit, err, lags)
+			var stacks bytes.Buffer
+			_ = pprof.Lookup("goroutine").WriteTo(&stacks, 1)
+			for _, l := range lags {
+				if l.Lag() != 0 {
+					w.t.Logf("%+v", l)
+				}
+			}
+			if w.running != nil {
+				w.t.Logf("%s\n%s", w.running.Picture(), stacks.String())
+			}
+			w.t.Fatalf("lag is still %d after %v (%v)", left, limit, err)
 		}
 		time.Sleep(20 * time.Millisecond) // another process's commits have no signal to wait for
 	}
