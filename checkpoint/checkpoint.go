@@ -524,7 +524,7 @@ type Store interface {
 	// replaces a parked one keeps the earlier attempts, and resolves the record's open or released entry of the
 	// parked index unless it parks it again or Close says otherwise. Closing an entry removes the waiter of its
 	// record. A mark never moves back; a horizon below a mark moves up to it. Progress of a step that is done is
-	// harmless; of a record without a plan it is ErrNotFound.
+	// harmless; of a record without a plan it is ErrNotFound. The memory of b is the caller's again when Settle returns.
 	// Waiters of entities whose new state has vendor ids or is deleted are woken in the same transaction.
 	Settle(ctx context.Context, b Batch) (Result, error)
 	// Evidence keeps facts about attempts; from any epoch. Repeating one is harmless. It shows in the attempts of

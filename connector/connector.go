@@ -182,6 +182,7 @@ type Connector struct {
 	batchTasks     []settled
 	evidence       []checkpoint.Evidence
 	flushing       bool
+	spare          spareBatch
 	flushedAt      time.Time // when the last flush began
 	flushLater     bool      // a timer will ask for the next one
 	committing     bool

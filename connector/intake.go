@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -44,7 +45,7 @@ func (b *batches) take() []*kafka.Record {
 
 // intakeMax is how many records one step of an intake takes: large enough to share look-ups, small enough that
 // the first ones are soon on their way.
-const intakeMax = 512
+const intakeMax = 256
 
 // An arrival is a record on its way from intake to lane.
 type arrival struct {
@@ -125,6 +126,10 @@ func (c *Connector) giveRoom() {
 	}
 }
 
+// yieldEvery is after how many records an intake lets others run: an answer that has come is not to wait for a batch, which
+// takes some milliseconds.
+const yieldEvery = 16
+
 // admitBatch takes up to intakeMax records of a partition. It reports false when the assignment has ended.
 func (c *Connector) admitBatch(p *partition, rs []*kafka.Record) bool {
 	rows, err := c.rowsOf(p, rs)
@@ -137,7 +142,10 @@ func (c *Connector) admitBatch(p *partition, rs []*kafka.Record) bool {
 		as = nil // they are the lanes' now
 		return ok
 	}
-	for _, r := range rs {
+	for i, r := range rs {
+		if i%yieldEvery == yieldEvery-1 {
+			runtime.Gosched()
+		}
 		a := arrival{rec: r, bytes: len(r.Key) + len(r.Value)}
 		if r.Control || skipped(p.skips, r.Offset) {
 			as = append(as, a)

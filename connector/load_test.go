@@ -44,11 +44,11 @@ func TestSendingWaitsForTheStore(t *testing.T) {
 		c.Store = slowStore{c.Store, gate}
 	}
 	w.start()
-	// As many as one transaction under way, 1,024 that wait for the next, and what was in flight then. The transaction
+	// As many as one transaction under way, 2,048 that wait for the next, and what was in flight then. The transaction
 	// under way is the first one: it began with what had an answer at once, at most all that was in flight.
-	const most = inFlight + 1024 + inFlight
-	if n := settled(t, seen.Load, 1024); n > most {
-		t.Errorf("%d requests were sent while the store took no outcome, want 1,024 to %d", n, most)
+	const most = inFlight + 2048 + inFlight
+	if n := settled(t, seen.Load, 2048); n > most {
+		t.Errorf("%d requests were sent while the store took no outcome, want 2,048 to %d", n, most)
 	}
 	close(gate)
 	for deadline := time.Now().Add(30 * time.Second); seen.Load() < events; time.Sleep(time.Millisecond) {
@@ -105,10 +105,11 @@ func TestIntakeWaitsForTheWorkers(t *testing.T) {
 		c.Decoder = countingDecoder{c.Decoder, &decoded}
 	}
 	w.start()
-	// 1,024 lanes that are ready, one step of 512 records of each partition that had begun before they were, and what is
-	// in flight.
-	if n := settled(t, decoded.Load, 1024); n > 1024+partitions*512+inFlight {
-		t.Errorf("%d records were decoded while the vendor gave no answer, want 1,024 to %d", n, 1024+partitions*512+inFlight)
+	// 512 lanes that are ready, one step of 256 records of each partition that had begun before they were, and what is in
+	// flight.
+	const most = 512 + partitions*256 + inFlight
+	if n := settled(t, decoded.Load, 512); n > most {
+		t.Errorf("%d records were decoded while the vendor gave no answer, want 512 to %d", n, most)
 	}
 	close(release)
 	for deadline := time.Now().Add(30 * time.Second); seen.Load() < events; time.Sleep(time.Millisecond) {

@@ -100,8 +100,9 @@ func (c *Connector) wake(l *keyLane) {
 	c.ready = append(c.ready, l)
 }
 
-// roomToSend reports whether one more worker may start: as many as there are slots, and some that stand by. Where the store takes outcomes more slowly than the vendor gives
-// them, sending waits for it: what is sent and not yet durable is sent again after a crash, and is kept in memory.
+// roomToSend reports whether one more worker may start: as many as there are slots, and some that stand by. Where the
+// store takes outcomes more slowly than the vendor gives them, sending waits for it: what is sent and not yet durable is
+// sent again after a crash, and is kept in memory.
 func (c *Connector) roomToSend() bool {
 	return c.inFlight < c.cfg.MaxInFlight+standBy(c.cfg.MaxInFlight) && len(c.batch.Settlements)+c.standing() < max(settlingMin, 2*c.cfg.MaxInFlight)
 }
@@ -109,9 +110,9 @@ func (c *Connector) roomToSend() bool {
 // standing is how many workers stand by. They are bounded as lanes that are ready and as outcomes to come.
 func (c *Connector) standing() int { return max(0, c.inFlight-c.cfg.MaxInFlight) }
 
-// settlingMin is how many outcomes may wait for the store, however few requests may be in flight: two transactions of
-// the size from which a larger one saves nothing.
-const settlingMin = 2 * flushRows
+// settlingMin is how many outcomes may wait for the store, however few requests may be in flight: four transactions of the
+// size from which a larger one saves little. With two, all others wait for the store's one goroutine a tenth of the time.
+const settlingMin = 4 * flushRows
 
 // dispatch starts workers for the heads of ready lanes while there is room.
 func (c *Connector) dispatch() {

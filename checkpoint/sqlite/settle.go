@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	sqlite3lib "modernc.org/sqlite/lib"
@@ -44,8 +45,9 @@ func prepareState(s *checkpoint.State, buf []byte) (*preparedState, []byte) {
 	return &preparedState{s, &savedState{s.Tenant, len(s.IDs) > 0 || s.Deleted, string(buf)}}, buf
 }
 
-// prepare fills in what the writer needs but cannot know better, except for the text.
-func (p *settlement) prepare(buf []byte) ([]byte, error) {
+// prepare fills in what the writer needs but cannot know better, except for the text. hashes is where its hashes may go.
+func (p *settlement) prepare(buf []byte, hashes []uint64) ([]byte, error) {
+	p.hashes = hashes
 	r := &p.Row
 	var err error
 	if p.code, err = outcomeCode(r.Outcome); err != nil {
@@ -54,7 +56,6 @@ func (p *settlement) prepare(buf []byte) ([]byte, error) {
 	if r.Partition != (checkpoint.Partition{}) && r.Partition != p.Lease.Partition {
 		return buf, fmt.Errorf("record %s/%d, route %s: its lease is for partition %s", r.Partition, r.Offset, r.Route, p.Lease.Partition)
 	}
-	p.hashes = make([]uint64, 0, 6)
 	p.lookup(r.Event.ID)
 	p.lookup(r.Event.Key)
 	p.lookup(r.Event.CorrelationID)
@@ -80,27 +81,61 @@ func (p *settlement) lookup(id string) {
 	}
 }
 
-// rowBytes is the size of a common ledger row's text.
-const rowBytes = 768
+// A settleMemory is what one Settle makes ready for the writer, and is used again by the next: it is half a megabyte for
+// some hundred settlements. submit returns only when the writer is done with it.
+type settleMemory struct {
+	made   []settlement
+	hashes []uint64
+	texts  []byte
+	buf    []byte
+}
+
+var settleMemories = sync.Pool{New: func() any { return new(settleMemory) }}
+
+// settlements are n empty ones, with room for what goes with them.
+func (m *settleMemory) settlements(n int) []settlement {
+	m.made = slices.Grow(m.made[:0], n)[:n]
+	m.hashes = slices.Grow(m.hashes[:0], hashesUsual*n)
+	m.texts = slices.Grow(m.texts[:0], rowBytes*n)
+	return m.made
+}
+
+// free lets the next Settle have it; nothing of the batch is kept.
+func (m *settleMemory) free() {
+	clear(m.made)
+	settleMemories.Put(m)
+}
+
+const (
+	// rowBytes is the size of a common ledger row's text.
+	rowBytes = 768
+	// hashesUsual is how many ids of a row are looked up by, as a rule.
+	hashesUsual = 6
+)
 
 // Settle is one transaction, which other callers' writes may share.
 func (s *Store) Settle(ctx context.Context, b checkpoint.Batch) (checkpoint.Result, error) {
-	settlements := make([]settlement, len(b.Settlements))
-	buf := make([]byte, 0, 1024)
-	texts := make([]byte, 0, rowBytes*len(b.Settlements))
-	for i := range b.Settlements {
-		settlements[i].Settlement = &b.Settlements[i]
+	m := settleMemories.Get().(*settleMemory)
+	defer m.free()
+	settlements := m.settlements(len(b.Settlements))
+	for i := range settlements {
+		st := &settlements[i]
+		st.Settlement = &b.Settlements[i]
 		var err error
-		if buf, err = settlements[i].prepare(buf); err != nil {
+		n := len(m.hashes)
+		if m.buf, err = st.prepare(m.buf, m.hashes[n:n]); err != nil {
 			return checkpoint.Result{}, fmt.Errorf("settle: %w", err)
 		}
-		start := len(texts)
-		texts = appendRow(texts, &b.Settlements[i].Row, nil)
-		settlements[i].text = texts[start:] // of an earlier piece, if texts has moved since
+		if n += len(st.hashes); n <= cap(m.hashes) {
+			m.hashes = m.hashes[:n] // else they are elsewhere
+		}
+		start := len(m.texts)
+		m.texts = appendRow(m.texts, &b.Settlements[i].Row, nil)
+		st.text = m.texts[start:] // of an earlier piece, if texts has moved since
 	}
 	states := make([]*preparedState, len(b.Progress))
 	for i := range b.Progress {
-		states[i], buf = prepareState(b.Progress[i].State, buf)
+		states[i], m.buf = prepareState(b.Progress[i].State, m.buf)
 	}
 	var res checkpoint.Result
 	err := s.submit(ctx, "settle", len(b.Settlements)+len(b.Progress)+len(b.Marks), func(w *writer) error {

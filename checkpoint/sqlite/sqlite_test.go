@@ -310,6 +310,33 @@ func TestDamagedPages(t *testing.T) {
 	}
 }
 
+// TestPagesOfAnOlderStore: a store keeps the page size that it was made with, and its bounds count in those pages.
+func TestPagesOfAnOlderStore(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "weir.db")
+	c, err := dial(t.Context(), "file:"+path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(c.run("PRAGMA page_size = 4096; PRAGMA journal_mode = WAL; CREATE TABLE t (i); DROP TABLE t"), c.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s := mustOpen(t, path, Options{SizeMax: 2 << 20, LogBytes: 1 << 20})
+	if s.pageBytes != 4096 || s.w.log.pagesMax != 256 {
+		t.Errorf("pages of %d bytes, log of %d pages; want 4096 and 256", s.pageBytes, s.w.log.pagesMax)
+	}
+	l := mustAcquire(t, s, customers(0))
+	next := int64(0)
+	for ; err == nil && next < 100_000; next += 50 {
+		_, err = s.Settle(t.Context(), batchOf(l, next, 50))
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if fi, serr := os.Stat(path); !errors.Is(err, checkpoint.ErrFull) || serr != nil || fi.Size() > 2<<20 || fi.Size() < 1<<20 {
+		t.Errorf("full at %d bytes, %v, %v; want ErrFull at 2 MiB", fi.Size(), err, serr)
+	}
+}
+
 func TestFull(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "weir.db")
 	s := mustOpen(t, path, Options{SizeMax: 600 << 10})

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -33,6 +34,7 @@ type Credential struct {
 	profile  *profile.Compiled
 	secret   func(name string) (string, error)
 	previous func(name string) (string, error) // nil: no secret has a previous value
+	lastKeys atomic.Pointer[keyValues]
 
 	mu       sync.Mutex
 	prints   map[string]string    // value -> fingerprint, of the few values that were read
@@ -87,7 +89,7 @@ func (e *CredentialError) Unwrap() error { return e.Err }
 // fingerprint of the credential. want is the fingerprint of the one that it must be, "" for any; [ErrOtherCredential] says
 // that there is none of it. A *[CredentialError] is about the credential; any other error says that the vendor's token
 // endpoint does not answer, which is an outage. It waits for a token until the deadline.
-func (c *Credential) authorize(req *http.Request, body []byte, deadline time.Time, want string) (uint64, string, error) {
+func (c *Credential) authorize(ctx context.Context, req *http.Request, body []byte, deadline time.Time, want string) (uint64, string, error) {
 	now := time.Now()
 	k := c.choose(want, now)
 	if want != "" && k.print != want && c.profile.OAuth() == nil {
@@ -104,7 +106,7 @@ func (c *Credential) authorize(req *http.Request, body []byte, deadline time.Tim
 		c.used(k.print, k.slot, now)
 		return 0, k.print, nil
 	}
-	ctx, cancel := context.WithDeadline(req.Context(), deadline)
+	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	t, err := c.token(ctx, o)
 	if err != nil {

@@ -108,7 +108,7 @@ func (i *issuer) counts() (asked int, request string) {
 // bearer authorizes a request and returns what it carries.
 func bearer(c *Credential) (string, uint64, error) {
 	r, _ := http.NewRequest(http.MethodPost, "http://acme.example/x", nil)
-	n, _, err := c.authorize(r, nil, time.Now().Add(time.Minute), "")
+	n, _, err := c.authorize(context.Background(), r, nil, time.Now().Add(time.Minute), "")
 	return r.Header.Get("Authorization"), n, err
 }
 

@@ -8,7 +8,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/textproto"
+	"net/url"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -18,10 +22,12 @@ import (
 
 // A wire makes exchanges of one kind of connection. Safe for concurrent use.
 type wire interface {
-	// exchange sends req once and reads the answer, of whose body at most AnswerBytesMax+1 bytes count. It ends at the
+	// request makes a request of a path below a base URL, without headers and body.
+	request(method, base, path string) (*http.Request, error)
+	// exchange sends req once, with a body, and reads the answer, of whose body at most AnswerBytesMax+1 bytes count. It ends at the
 	// deadline or with ctx. connected reports whether a connection was obtained, whatever became of it. An error with
 	// an answer says that its body broke off.
-	exchange(ctx context.Context, req *http.Request, deadline time.Time) (ans *wireAnswer, connected bool, err error)
+	exchange(ctx context.Context, req *http.Request, body []byte, deadline time.Time) (ans *wireAnswer, connected bool, err error)
 	close()
 }
 
@@ -46,11 +52,13 @@ const (
 
 // A direct wire speaks HTTP/1.1 without TLS: one exchange at a time on a connection, written and read by the calling
 // goroutine. net/http runs two more goroutines for each connection, whose wake-ups and channels cost as much again as
-// the exchange (docs/performance.md). Parsing and writing are net/http's. What is not HTTP/1.1 in plain text, or goes
-// through a proxy, is left to it altogether.
+// the exchange (docs/performance.md). Parsing is net/http's. What is not HTTP/1.1 in plain text, or goes through a proxy,
+// is left to it altogether.
 type direct struct {
 	dial    func(ctx context.Context, network, addr string) (net.Conn, error)
 	addr    string
+	host    string // of requests
+	urlHost string // of their URLs, where it may be written otherwise
 	idleMax int
 	sending func()     // when a request is on the wire, nil-able
 	other   *transport // for tokens: their server is another one
@@ -188,7 +196,82 @@ func (d *direct) close() {
 	}
 }
 
-func (d *direct) exchange(ctx context.Context, req *http.Request, deadline time.Time) (ans *wireAnswer, connected bool, err error) {
+func (d *direct) request(method, base, path string) (*http.Request, error) {
+	u, err := d.parseURL(base + path)
+	if err != nil {
+		return nil, err
+	}
+	if !httpguts.ValidHeaderFieldName(method) { // a token like those: RFC 9110, 9.1
+		return nil, fmt.Errorf("method %q is none", method)
+	}
+	return &http.Request{Method: method, URL: u, Host: d.host, Header: make(http.Header, headersUsual)}, nil
+}
+
+// headersUsual is how many headers most requests have at most.
+const headersUsual = 8
+
+// parseURL is url.Parse of an http URL of the wire's host, and takes a tenth of its time for those that most requests have:
+// without escapes.
+func (d *direct) parseURL(s string) (*url.URL, error) {
+	path, ok := strings.CutPrefix(s, "http://"+d.urlHost)
+	if !ok || path == "" || path[0] != '/' {
+		return url.Parse(s)
+	}
+	query := ""
+	for i := range len(path) {
+		c := path[i]
+		if isPlain(c) || c == '/' || c == ':' || c == '@' {
+			continue
+		}
+		if c != '?' || i+1 == len(path) {
+			return url.Parse(s)
+		}
+		path, query = path[:i], path[i+1:]
+		break
+	}
+	for i := range len(query) {
+		if c := query[i]; !isPlain(c) && c != '=' && c != '&' && c != ':' && c != ',' {
+			return url.Parse(s)
+		}
+	}
+	return &url.URL{Scheme: "http", Host: d.urlHost, Path: path, RawQuery: query}, nil
+}
+
+// isPlain reports whether a byte means itself in a URL, everywhere: RFC 3986, 2.3.
+func isPlain(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '.' || c == '_' || c == '~'
+}
+
+// appendHead appends the head of a request as net/http writes it, in a fifth of the time: RFC 9112, 2 to 6. Names and
+// values of its headers are valid.
+func appendHead(b []byte, req *http.Request, size int) []byte {
+	b = append(b, req.Method...)
+	b = append(b, ' ')
+	b = append(b, req.URL.RequestURI()...)
+	b = append(b, " HTTP/1.1\r\nHost: "...)
+	b = append(b, req.Host...)
+	b = append(b, "\r\n"...)
+	if size > 0 || req.Method == http.MethodPost || req.Method == http.MethodPut || req.Method == http.MethodPatch {
+		b = append(b, "Content-Length: "...)
+		b = strconv.AppendInt(b, int64(size), 10)
+		b = append(b, "\r\n"...)
+	}
+	for name, values := range req.Header {
+		switch name {
+		case "Host", "Content-Length", "Transfer-Encoding", "Trailer": // these are not the profile's to say, as in net/http
+			continue
+		}
+		for _, v := range values {
+			b = append(b, name...)
+			b = append(b, ": "...)
+			b = append(b, textproto.TrimString(v)...)
+			b = append(b, "\r\n"...)
+		}
+	}
+	return append(b, "\r\n"...)
+}
+
+func (d *direct) exchange(ctx context.Context, req *http.Request, body []byte, deadline time.Time) (ans *wireAnswer, connected bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, false, err
 	}
@@ -203,7 +286,7 @@ func (d *direct) exchange(ctx context.Context, req *http.Request, deadline time.
 	if err != nil {
 		return nil, false, waited(ctx, err)
 	}
-	ans, reuse, err := c.exchange(ctx, req, deadline, d.sending)
+	ans, reuse, err := c.exchange(ctx, req, body, deadline, d.sending)
 	if reuse {
 		d.put(c)
 	} else {
@@ -225,12 +308,15 @@ func waited(ctx context.Context, err error) error {
 	return err
 }
 
-func (c *directConn) exchange(ctx context.Context, req *http.Request, deadline time.Time, sending func()) (ans *wireAnswer, reuse bool, err error) {
+func (c *directConn) exchange(ctx context.Context, req *http.Request, body []byte, deadline time.Time, sending func()) (ans *wireAnswer, reuse bool, err error) {
 	c.follow(ctx)
 	if err := c.SetDeadline(deadline); err != nil {
 		return nil, false, err
 	}
-	broke := req.Write(c.w)
+	_, broke := c.w.Write(appendHead(c.w.AvailableBuffer(), req, len(body)))
+	if broke == nil {
+		_, broke = c.w.Write(body)
+	}
 	if broke == nil {
 		broke = c.w.Flush()
 	}

@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -9,9 +10,12 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/weirsync/weir/checkpoint"
 )
@@ -234,21 +238,74 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 }
 
 // Which base URLs are spoken to directly.
-func TestDirectAddr(t *testing.T) {
-	for base, want := range map[string]string{
-		"http://vendor.example":        "vendor.example:80",
-		"http://127.0.0.1:8080/api/v1": "127.0.0.1:8080",
-		"http://[::1]:8080":            "[::1]:8080",
-		"https://vendor.example":       "",
-		"vendor":                       "",
+func TestDirectBases(t *testing.T) {
+	for base, want := range map[string][2]string{
+		"http://vendor.example":        {"vendor.example:80", "vendor.example"},
+		"http://127.0.0.1:8080/api/v1": {"127.0.0.1:8080", "127.0.0.1:8080"},
+		"http://[::1]:8080":            {"[::1]:8080", "[::1]:8080"},
+		"http://b\u00fccher.example":   {"b\u00fccher.example:80", "xn--bcher-kva.example"},
+		"http://[fe80::1%25eth0]:8080": {},
+		"http://me:it@vendor.example":  {}, // net/http makes a header of it
+		"https://vendor.example":       {},
+		"vendor":                       {},
 	} {
-		if got := directAddr(base, proxyOf("")); got != want {
-			t.Errorf("directAddr(%q) = %q, want %q", base, got, want)
+		var got [2]string
+		if d := newDirect(base, proxyOf("")); d != nil {
+			got = [2]string{d.addr, d.host}
+		}
+		if got != want {
+			t.Errorf("newDirect(%q) = %q, want %q", base, got, want)
 		}
 	}
-	if got := directAddr("http://vendor.example", proxyOf("http://proxy.example:3128")); got != "" {
-		t.Errorf("directAddr behind a proxy = %q, want none", got)
+	if d := newDirect("http://vendor.example", proxyOf("http://proxy.example:3128")); d != nil {
+		t.Errorf("newDirect behind a proxy = %+v, want none", d)
 	}
+}
+
+// FuzzDirectRequest: what the direct wire writes is, to a server, what net/http would have written.
+func FuzzDirectRequest(f *testing.F) {
+	f.Add("POST", "/v1/intent/in_1/cancel", "X-Idempotency-Key", "abc", "{}")
+	f.Add("GET", "/payments?ref=a.1&state=open", "Accept", "application/json", "")
+	f.Add("PUT", "/things/a%2Fb%20c", "If-Match", `"1"`, "x")
+	f.Add("DELETE", "/a b/\u00e4?q=%zz#f", "X-A", " v ", "")
+	f.Add("PATCH", "//x:y@z?", "host", "other", "")
+	f.Add("GET", "", "Content-Length", "7", "")
+	f.Fuzz(func(t *testing.T, method, path, name, value, body string) {
+		const base = "http://vendor.example:8080"
+		d := newDirect(base, nil)
+		ours, err := d.request(method, base, path)
+		theirs, theirErr := http.NewRequest(method, base+path, strings.NewReader(body))
+		if (err == nil) != (theirErr == nil) && method != "" { // "" is net/http's GET
+			t.Fatalf("request(%q, %q) = %v, net/http says %v", method, path, err, theirErr)
+		}
+		if err != nil || theirErr != nil || theirs.URL.Host != d.host || !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
+			return
+		}
+		if ours.URL.String() != theirs.URL.String() {
+			t.Fatalf("URL %v, net/http says %v", ours.URL, theirs.URL)
+		}
+		ours.Header[name], theirs.Header[name] = []string{value}, []string{value}
+		ours.Header["User-Agent"], theirs.Header["User-Agent"] = []string{"weir"}, []string{"weir"}
+		var want bytes.Buffer
+		if err := theirs.Write(&want); err != nil {
+			return
+		}
+		got := append(appendHead(nil, ours, len(body)), body...)
+		if g, w := served(t, got), served(t, want.Bytes()); g != w {
+			t.Errorf("a server reads\n%s\nof net/http it reads\n%s", g, w)
+		}
+	})
+}
+
+// served is what a server reads of a request.
+func served(t *testing.T, b []byte) string {
+	t.Helper()
+	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(b)))
+	if err != nil {
+		return "not readable: " + err.Error()
+	}
+	body, err := io.ReadAll(r.Body)
+	return fmt.Sprintf("%s %s %s %d %q %v\n%q %v", r.Method, r.RequestURI, r.Host, r.ContentLength, r.TransferEncoding, r.Header, body, err)
 }
 
 // HTTPS goes over net/http: the same answers, HTTP/2 included.

@@ -45,39 +45,52 @@ type key struct {
 	secret func(name string) (string, error)
 }
 
-// keys are the values that a request may carry, the new one first.
+// keys are the values that a request may carry, the new one first. They are made anew only when a value has changed.
 func (c *Credential) keys(name string) []key {
-	ks := make([]key, 0, 2)
 	if name == "" {
-		return append(ks, key{CurrentKey, "", c.secret})
+		return []key{{CurrentKey, "", c.secret}}
 	}
 	now, err := c.secret(name)
-	ks = append(ks, key{CurrentKey, c.printOf(now), func(n string) (string, error) {
-		if n == name {
-			return now, err
+	var old string
+	if c.previous != nil {
+		var perr error
+		if old, perr = c.previous(name); perr != nil || old == now {
+			old = ""
 		}
-		return c.secret(n)
-	}})
-	if c.previous == nil {
-		return ks
 	}
-	old, perr := c.previous(name)
-	if perr != nil || old == "" || old == now {
-		return ks
+	if l := c.lastKeys.Load(); l != nil && err == nil && l.now == now && l.old == old {
+		return l.keys
 	}
-	was := key{PreviousKey, c.printOf(old), func(n string) (string, error) {
-		if n == name {
-			return old, nil
-		}
-		if v, err := c.previous(n); !errors.Is(err, profile.ErrNoSecret) {
-			return v, err
-		}
-		return c.secret(n)
-	}}
-	if err != nil {
-		return []key{was} // the new one cannot be read
+	var ks []key
+	if err == nil || old == "" { // else the new one cannot be read
+		ks = append(ks, key{CurrentKey, c.printOf(now), func(n string) (string, error) {
+			if n == name {
+				return now, err
+			}
+			return c.secret(n)
+		}})
 	}
-	return append(ks, was)
+	if old != "" {
+		ks = append(ks, key{PreviousKey, c.printOf(old), func(n string) (string, error) {
+			if n == name {
+				return old, nil
+			}
+			if v, err := c.previous(n); !errors.Is(err, profile.ErrNoSecret) {
+				return v, err
+			}
+			return c.secret(n)
+		}})
+	}
+	if err == nil {
+		c.lastKeys.Store(&keyValues{now, old, ks})
+	}
+	return ks
+}
+
+// keyValues are keys, never changed, and the values that they were made of.
+type keyValues struct {
+	now, old string
+	keys     []key
 }
 
 // choose is what the next request carries: the one that is wanted if it is there, else the first that the vendor does not

@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"strings"
@@ -25,7 +26,7 @@ func TestOverlap(t *testing.T) {
 		})
 		send := func(want string) (carried, print string, err error) {
 			r, _ := http.NewRequest(http.MethodPost, "http://acme.example/x", nil)
-			_, print, err = c.authorize(r, nil, time.Now().Add(time.Minute), want)
+			_, print, err = c.authorize(context.Background(), r, nil, time.Now().Add(time.Minute), want)
 			return r.Header.Get("Authorization"), print, err
 		}
 		carries := func(want, why string) string {
@@ -92,7 +93,7 @@ func TestReplacedWhileSent(t *testing.T) {
 	}
 	for range 3 {
 		r, _ := http.NewRequest(http.MethodPost, "http://acme.example/x", nil)
-		_, print, err := c.authorize(r, nil, time.Now().Add(time.Minute), "")
+		_, print, err := c.authorize(context.Background(), r, nil, time.Now().Add(time.Minute), "")
 		if carried := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "); err != nil || c.printOf(carried) != print {
 			t.Errorf("carries %s, whose fingerprint is %s, and is noted as %s; %v", carried, c.printOf(carried), print, err)
 		}
@@ -107,7 +108,7 @@ func TestUsesAreBounded(t *testing.T) {
 		for i := range 3 * usesMax {
 			secrets["api_key"] = fmt.Sprint("dev_", i)
 			r, _ := http.NewRequest(http.MethodPost, "http://acme.example/x", nil)
-			_, print, err := c.authorize(r, nil, time.Now().Add(time.Minute), "")
+			_, print, err := c.authorize(context.Background(), r, nil, time.Now().Add(time.Minute), "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -141,7 +142,7 @@ func TestCarriesTheTokenInUse(t *testing.T) {
 			t.Helper()
 			want := s.Carries()
 			r, _ := http.NewRequest(http.MethodPost, "http://acme.example/x", nil)
-			if _, got, err := c.authorize(r, nil, time.Now().Add(time.Minute), want); err != nil || got != want {
+			if _, got, err := c.authorize(context.Background(), r, nil, time.Now().Add(time.Minute), want); err != nil || got != want {
 				t.Errorf("%s: the sender names %q and carries %q, %v", why, want, got, err)
 			}
 			return want

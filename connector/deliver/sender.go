@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -16,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
 	"golang.org/x/net/http/httpproxy"
 
 	"github.com/weirsync/weir/checkpoint"
@@ -97,8 +99,9 @@ func NewSender(cfg SenderConfig) *Sender {
 		cfg.Credential.client = t.client
 	}
 	s.wire = t
-	if addr := directAddr(s.base, proxyOf(cfg.Proxy)); addr != "" {
-		s.wire = &direct{dial: cfg.Dial, addr: addr, idleMax: cfg.Connections, sending: cfg.Sending, other: t}
+	if d := newDirect(s.base, proxyOf(cfg.Proxy)); d != nil {
+		d.dial, d.idleMax, d.sending, d.other = cfg.Dial, cfg.Connections, cfg.Sending, t
+		s.wire = d
 	}
 	return s
 }
@@ -117,22 +120,26 @@ func proxyOf(proxy string) func(*http.Request) (*url.URL, error) {
 	return func(*http.Request) (*url.URL, error) { return url.Parse(proxy) }
 }
 
-// directAddr is the address to connect to if the base URL can be reached with plain HTTP and without a proxy, else "".
-func directAddr(base string, proxy func(*http.Request) (*url.URL, error)) string {
+// newDirect is a direct wire if the base URL can be reached with plain HTTP and without a proxy, else nil.
+func newDirect(base string, proxy func(*http.Request) (*url.URL, error)) *direct {
 	u, err := url.Parse(base)
-	if err != nil || u.Scheme != "http" || u.Hostname() == "" {
-		return ""
+	if err != nil || u.Scheme != "http" || u.Hostname() == "" || u.User != nil || strings.Contains(u.Host, "%") {
+		return nil
 	}
 	if proxy != nil {
 		if p, err := proxy(&http.Request{URL: u}); p != nil || err != nil {
-			return ""
+			return nil
 		}
+	}
+	host, err := httpguts.PunycodeHostPort(u.Host)
+	if err != nil || !httpguts.ValidHostHeader(host) {
+		return nil
 	}
 	port := u.Port()
 	if port == "" {
 		port = "80"
 	}
-	return net.JoinHostPort(u.Hostname(), port)
+	return &direct{addr: net.JoinHostPort(u.Hostname(), port), host: host, urlHost: u.Host}
 }
 
 // Close ends what the Sender does on its own, and closes idle connections.
@@ -186,31 +193,23 @@ func (s *Sender) SendAs(ctx context.Context, r *profile.Request, credential stri
 		timeout = min(timeout, r.Operation.Timeout)
 	}
 	ex := Exchange{At: time.Now(), Sent: checkpoint.NotSent}
-	req, err := http.NewRequestWithContext(ctx, r.Method, s.base+r.Path, nil)
+	req, err := s.wire.request(r.Method, s.base, r.Path)
 	if err != nil {
 		ex.Err = fmt.Errorf("build request %s %s: %w", r.Method, r.Path, err)
 		return ex
 	}
-	if len(r.Body) > 0 {
-		// Without GetBody the transport cannot send the request a second time on its own: each attempt is ours
-		// to count. (It does so for requests that carry X-Idempotency-Key.)
-		req.Body = io.NopCloser(bytes.NewReader(r.Body))
-		req.ContentLength = int64(len(r.Body))
-	}
-	for k, vs := range r.Header {
-		req.Header[k] = vs
-	}
+	maps.Copy(req.Header, r.Header)
 	if s.cfg.UserAgent != "" {
 		req.Header["User-Agent"] = s.userAgent
 	}
 	deadline := ex.At.Add(timeout)
 	if s.cfg.Credential != nil && !r.Anonymous {
-		if ex.token, ex.Credential, err = s.cfg.Credential.authorize(req, r.Body, deadline, credential); err != nil {
+		if ex.token, ex.Credential, err = s.cfg.Credential.authorize(ctx, req, r.Body, deadline, credential); err != nil {
 			ex.Err = err
 			return ex
 		}
 	}
-	ans, connected, err := s.wire.exchange(ctx, req, deadline)
+	ans, connected, err := s.wire.exchange(ctx, req, r.Body, deadline)
 	now := time.Now()
 	ex.Took = now.Sub(ex.At)
 	switch {
@@ -271,7 +270,17 @@ func newTransport(cfg SenderConfig) *transport {
 
 func (t *transport) close() { t.client.CloseIdleConnections() }
 
-func (t *transport) exchange(ctx context.Context, req *http.Request, deadline time.Time) (*wireAnswer, bool, error) {
+func (t *transport) request(method, base, path string) (*http.Request, error) {
+	return http.NewRequest(method, base+path, nil)
+}
+
+func (t *transport) exchange(ctx context.Context, req *http.Request, body []byte, deadline time.Time) (*wireAnswer, bool, error) {
+	if len(body) > 0 {
+		// Without GetBody net/http cannot send the request a second time on its own: each attempt is ours to count.
+		// (It does so for requests that carry X-Idempotency-Key.)
+		req.Body = io.NopCloser(bytes.NewReader(body))
+		req.ContentLength = int64(len(body))
+	}
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	var connected atomic.Bool
