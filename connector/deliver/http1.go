@@ -71,7 +71,9 @@ type direct struct {
 
 type directConn struct {
 	net.Conn
-	raw  syscall.RawConn // nil if it is no socket
+	raw  syscall.RawConn       // nil if it is no socket
+	look func(fd uintptr) bool // of stillOpen, whose answer is open
+	open bool
 	r    *bufio.Reader
 	w    *bufio.Writer
 	left int64 // bytes that may still be read of the head of an answer, <0: no limit
@@ -128,7 +130,7 @@ func (d *direct) get(ctx context.Context, deadline time.Time) (*directConn, erro
 		d.idle = d.idle[:n-1]
 		d.mu.Unlock()
 		since := time.Since(c.used)
-		if since < connFresh || since < connIdleMax && stillOpen(c.raw) {
+		if since < connFresh || since < connIdleMax && c.stillOpen() {
 			return c, nil
 		}
 		c.drop()

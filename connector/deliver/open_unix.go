@@ -6,16 +6,18 @@ import "syscall"
 
 // stillOpen reports whether nothing has come on an idle connection, the end of it included. It does not wait. What is
 // no socket counts as open.
-func stillOpen(raw syscall.RawConn) bool {
-	if raw == nil {
+func (c *directConn) stillOpen() bool {
+	if c.raw == nil {
 		return true
 	}
-	open := false
-	err := raw.Read(func(fd uintptr) bool {
-		var b [1]byte
-		_, err := syscall.Read(int(fd), b[:]) // sockets of package net do not block
-		open = err == syscall.EAGAIN || err == syscall.EWOULDBLOCK
-		return true
-	})
-	return err == nil && open
+	if c.look == nil {
+		c.look = func(fd uintptr) bool {
+			var b [1]byte
+			_, err := syscall.Read(int(fd), b[:]) // sockets of package net do not block
+			c.open = err == syscall.EAGAIN || err == syscall.EWOULDBLOCK
+			return true
+		}
+	}
+	c.open = false
+	return c.raw.Read(c.look) == nil && c.open
 }

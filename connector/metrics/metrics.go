@@ -51,6 +51,9 @@ type Observer struct {
 	throttled  *prometheus.CounterVec
 	retention  *prometheus.GaugeVec
 
+	outcomes  memo[outcomeKey, outcomeSeries]
+	exchanges memo[attemptKey, attemptSeries]
+
 	mu        sync.Mutex
 	watched   map[string]*partitionWatch
 	breakers  map[string]deliver.State // by operation
@@ -149,31 +152,91 @@ func (o *Observer) Refused(topic string, cause checkpoint.Cause) {
 	o.decode.WithLabelValues(topic, reason).Inc()
 }
 
+// A memo keeps what was made for a key: finding a series by its labels takes ten times as long. Safe for concurrent use.
+type memo[K comparable, V any] struct {
+	mu   sync.RWMutex
+	made map[K]V
+}
+
+func (m *memo[K, V]) get(k K, make func() V) V {
+	m.mu.RLock()
+	v, ok := m.made[k]
+	m.mu.RUnlock()
+	if ok {
+		return v
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if v, ok = m.made[k]; !ok {
+		if m.made == nil {
+			m.made = map[K]V{}
+		}
+		v = make()
+		m.made[k] = v
+	}
+	return v
+}
+
+type outcomeKey struct {
+	route string
+	out   checkpoint.Outcome
+}
+
+// outcomeSeries are those of an outcome; what it does not feed is nil.
+type outcomeSeries struct {
+	deliveries, superseded prometheus.Counter
+	delivered              prometheus.Gauge
+	end2end                prometheus.Observer
+}
+
 // Settled counts an outcome.
 func (o *Observer) Settled(route string, out checkpoint.Outcome, occurred time.Time) {
-	o.deliveries.WithLabelValues(route, string(out)).Inc()
-	switch out {
-	case checkpoint.Superseded:
-		o.superseded.WithLabelValues(route).Inc()
-	case checkpoint.Delivered, checkpoint.Accepted:
-		o.delivered.WithLabelValues(route).SetToCurrentTime()
+	s := o.outcomes.get(outcomeKey{route, out}, func() outcomeSeries {
+		s := outcomeSeries{deliveries: o.deliveries.WithLabelValues(route, string(out))}
+		switch out {
+		case checkpoint.Superseded:
+			s.superseded = o.superseded.WithLabelValues(route)
+		case checkpoint.Delivered, checkpoint.Accepted:
+			s.delivered, s.end2end = o.delivered.WithLabelValues(route), o.end2end.WithLabelValues(route)
+		}
+		return s
+	})
+	s.deliveries.Inc()
+	if s.superseded != nil {
+		s.superseded.Inc()
+	}
+	if s.delivered != nil {
+		s.delivered.SetToCurrentTime()
 		if !occurred.IsZero() {
-			o.end2end.WithLabelValues(route).Observe(max(time.Since(occurred).Seconds(), 0))
+			s.end2end.Observe(max(time.Since(occurred).Seconds(), 0))
 		}
 	}
 }
 
+type attemptKey struct {
+	route, operation, outcome string
+	status                    int
+}
+
+type attemptSeries struct {
+	attempts prometheus.Counter
+	requests prometheus.Observer
+}
+
 // Attempted counts a request.
 func (o *Observer) Attempted(route, operation, outcome string, status int, took time.Duration) {
-	o.attempts.WithLabelValues(o.vendor, route, operation, outcome).Inc()
-	code, kind := strconv.Itoa(status), ""
-	switch {
-	case status == 0:
-		code, kind = "", "no_answer"
-	case status >= 400:
-		kind = code // as OpenTelemetry has it for answers that are errors
-	}
-	o.requests.WithLabelValues(o.at.Address, o.at.Methods[operation], code, kind).Observe(took.Seconds())
+	s := o.exchanges.get(attemptKey{route, operation, outcome, status}, func() attemptSeries {
+		code, kind := strconv.Itoa(status), ""
+		switch {
+		case status == 0:
+			code, kind = "", "no_answer"
+		case status >= 400:
+			kind = code // as OpenTelemetry has it for answers that are errors
+		}
+		return attemptSeries{o.attempts.WithLabelValues(o.vendor, route, operation, outcome), o.requests.WithLabelValues(o.at.Address, o.at.Methods[operation], code, kind)}
+	})
+	s.attempts.Inc()
+	s.requests.Observe(took.Seconds())
 }
 
 // Deprecated counts an answer that says of its operation that it will go.
