@@ -7,7 +7,7 @@ import (
 )
 
 // checkpointer copies the write-ahead log into the database on a goroutine and a connection of its own, so that no
-// caller waits for it: a copy of 8,192 pages syncs the whole database file, which may take a second on a busy disk.
+// caller waits for it: a copy of 32 MiB syncs the whole database file, which may take a second on a busy disk.
 //
 // The log starts again from its beginning only when all of it is copied, which never happens behind the back of a
 // writer that keeps writing. So when the log has passed pagesMax after a copy, the writer itself copies the small

@@ -12,10 +12,10 @@ import (
 // hold anything.
 func Deprecation(h http.Header) string {
 	var said []string
-	if v := h.Get("Deprecation"); v != "" {
+	if v := first(h, "Deprecation"); v != "" {
 		said = append(said, "deprecated"+day(" since ", v))
 	}
-	if v := h.Get("Sunset"); v != "" {
+	if v := first(h, "Sunset"); v != "" {
 		said = append(said, "gone"+day(" from ", v))
 	}
 	for _, v := range h.Values("Warning") {

@@ -37,24 +37,34 @@ func (o *Operation) Usage(ans *Answer) Usage {
 	}
 	read := func(limit, remaining, reset string) {
 		if u.Limit < 0 {
-			u.Limit = count(ans.Header.Get(limit))
+			u.Limit = count(first(ans.Header, limit))
 		}
 		if u.Remaining < 0 {
-			u.Remaining = count(ans.Header.Get(remaining))
+			u.Remaining = count(first(ans.Header, remaining))
 		}
 		if u.Reset.IsZero() {
-			if at, ok := moment(ans.Header.Get(reset), ans); ok {
+			if at, ok := moment(first(ans.Header, reset), ans); ok {
 				u.Reset = at
 			}
 		}
 	}
-	read(names[0], names[1], names[2])
+	if names != [3]string{} {
+		read(http.CanonicalHeaderKey(names[0]), http.CanonicalHeaderKey(names[1]), http.CanonicalHeaderKey(names[2]))
+	}
 	read("X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset")
 	read("Ratelimit-Limit", "Ratelimit-Remaining", "Ratelimit-Reset")
-	if v := ans.Header.Get("Ratelimit"); v != "" {
+	if v := first(ans.Header, "Ratelimit"); v != "" {
 		combined(v, ans, &u)
 	}
 	return u
+}
+
+// first is Header.Get of a name that is in canonical form: most answers have none of those that each is asked for.
+func first(h http.Header, name string) string {
+	if vs := h[name]; len(vs) > 0 {
+		return vs[0]
+	}
+	return ""
 }
 
 // combined reads RateLimit: limit=100, remaining=5, reset=30 (draft 7) or "name";r=5;t=30 (draft 8 and later). Of
