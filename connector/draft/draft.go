@@ -183,11 +183,17 @@ func (d *drafter) operations() (out []op) {
 	return out
 }
 
-// usable reports whether a profile takes the path.
+// usable reports whether a profile takes the path, whose parameters all have names.
 func usable(path string) bool {
-	bare := pathParam.ReplaceAllString(path, "x")
-	u, err := url.Parse(bare)
-	return err == nil && u.Fragment == "" && !strings.HasPrefix(path, "//") && !strings.ContainsAny(bare, "{} \\\"<>^`|#")
+	return profile.IsPath(path) && !strings.ContainsAny(pathParam.ReplaceAllString(path, "x"), "{}#")
+}
+
+// usableToken reports whether a profile takes the address of tokens: a path, or a URL.
+func usableToken(at string) bool {
+	if strings.HasPrefix(at, "/") {
+		return usable(at) && !strings.Contains(at, "{")
+	}
+	return profile.CheckBaseURL(at) == nil
 }
 
 var sandboxWords = regexp.MustCompile(`(?i)sandbox|test|staging|dev\b|demo`)
@@ -240,8 +246,7 @@ func (d *drafter) authentication() {
 			case s.Type == "apiKey" && s.In == "header" && headerName.MatchString(s.Name):
 				lines = append(lines, fmt.Sprintf("{kind: header, header: %s, secret: api_key}", quote(s.Name)))
 			case s.Type == "oauth2" && s.Flows != nil && s.Flows.ClientCredentials != nil:
-				f := s.Flows.ClientCredentials
-				if at, err := url.Parse(f.TokenURL); err == nil && (strings.HasPrefix(f.TokenURL, "/") || at.Host != "" && at.RawQuery == "") {
+				if f := s.Flows.ClientCredentials; usableToken(f.TokenURL) {
 					lines = append(lines, fmt.Sprintf("{kind: oauth2, token_url: %s, client_id: client_id, client_secret: client_secret}", quote(f.TokenURL)))
 				}
 			}

@@ -195,7 +195,7 @@ func (r *reader) tokenURL(n node) string {
 		return r.urlPath(n)
 	}
 	s := r.text(n)
-	if err := checkBaseURL(s); err != nil && s != "" {
+	if err := CheckBaseURL(s); err != nil && s != "" {
 		r.errorf(n, "for example /oauth/token, or https://login.example.com/token", "the token's address is neither a path nor a URL: %v", err)
 	}
 	return s

@@ -368,7 +368,7 @@ func (p *Profile) chooseEnvironment(c *Compiled, o Options) error {
 		return fmt.Errorf("profile %s: the connector names no environment; choose one of %s", p.Name, strings.Join(names, ", "))
 	}
 	if o.BaseURL != "" {
-		if err := checkBaseURL(o.BaseURL); err != nil {
+		if err := CheckBaseURL(o.BaseURL); err != nil {
 			return fmt.Errorf("profile %s: base_url of connector %s: %w", p.Name, o.Connector, err)
 		}
 		c.BaseURL = o.BaseURL

@@ -375,7 +375,7 @@ func (r *reader) environment(e entry) environment {
 	r.fields(e.value, map[string]func(node){
 		"base_url": func(n node) {
 			env.baseURL = r.text(n)
-			if err := checkBaseURL(env.baseURL); err != nil && env.baseURL != "" {
+			if err := CheckBaseURL(env.baseURL); err != nil && env.baseURL != "" {
 				r.errorf(n, "for example https://api.example.com", "%v", err)
 			}
 		},
@@ -385,8 +385,8 @@ func (r *reader) environment(e entry) environment {
 	return env
 }
 
-// checkBaseURL: a base URL is absolute, http or https, without query, fragment or credentials.
-func checkBaseURL(s string) error {
+// CheckBaseURL says why s is no base URL: one is absolute, http or https, without query, fragment or credentials.
+func CheckBaseURL(s string) error {
 	u, err := url.Parse(s)
 	switch {
 	case err != nil:
@@ -425,13 +425,18 @@ func (r *reader) method(n node) string {
 	return r.oneOf(n, http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodHead)
 }
 
+// IsPath reports whether s is a path of an operation: parameters in braces, the host left to the environments.
+func IsPath(s string) bool {
+	u, err := url.Parse(strings.NewReplacer("{", "", "}", "").Replace(s))
+	return err == nil && strings.HasPrefix(s, "/") && !strings.HasPrefix(s, "//") && u.Fragment == "" && !strings.ContainsAny(s, " \\\"<>^`|")
+}
+
 func (r *reader) urlPath(n node) string {
 	s := r.text(n)
 	if s == "" {
 		return s
 	}
-	bare := strings.NewReplacer("{", "", "}", "").Replace(s)
-	if u, err := url.Parse(bare); err != nil || !strings.HasPrefix(s, "/") || strings.HasPrefix(s, "//") || u.Fragment != "" || strings.ContainsAny(s, " \\\"<>^`|") {
+	if !IsPath(s) {
 		r.errorf(n, "for example /intent/{intent_id}/cancel; the host is in environments", "%q is not a path", clip(s))
 	}
 	return s

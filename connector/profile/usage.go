@@ -48,9 +48,7 @@ func (o *Operation) Usage(ans *Answer) Usage {
 			}
 		}
 	}
-	if names != [3]string{} {
-		read(http.CanonicalHeaderKey(names[0]), http.CanonicalHeaderKey(names[1]), http.CanonicalHeaderKey(names[2]))
-	}
+	read(names[0], names[1], names[2])
 	read("X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset")
 	read("Ratelimit-Limit", "Ratelimit-Remaining", "Ratelimit-Reset")
 	if v := first(ans.Header, "Ratelimit"); v != "" {
@@ -59,7 +57,7 @@ func (o *Operation) Usage(ans *Answer) Usage {
 	return u
 }
 
-// first is Header.Get of a name that is in canonical form: most answers have none of those that each is asked for.
+// first is Header.Get of a name that is in canonical form, as those of a profile are: most answers have none of those that each is asked for.
 func first(h http.Header, name string) string {
 	if vs := h[name]; len(vs) > 0 {
 		return vs[0]
