@@ -533,12 +533,13 @@ func (c *Connector) rejoin(t *task, b checkpoint.Begin) (next, bool) {
 	r := w.part.rejoin[b.Batch.ID]
 	op := w.steps[w.step].Operation
 	switch {
+	case op.Class == profile.ClassNone && op.Probe != nil:
+		// Also if others of its batch have an outcome: members of one that had no answer are looked up one by one.
+		w.probe(w.part.acquired.Add(op.LateApply))
+		return next{}, false
 	case r == nil || r.answered(w.part.skips):
 		// It was to be tried again, and had no effect: it is not suspect any more.
 		w.suspect = false
-		return next{}, false
-	case op.Class == profile.ClassNone && op.Probe != nil:
-		w.probe(w.part.acquired.Add(op.LateApply))
 		return next{}, false
 	case op.Class == profile.ClassNone:
 		return c.park(t, ambiguous("its batch was begun before a restart, and its answer is lost")), true
