@@ -534,15 +534,15 @@ func (c *Connector) rejoin(t *task, b checkpoint.Begin) (next, bool) {
 	op := w.steps[w.step].Operation
 	switch {
 	case op.Class == profile.ClassNone && op.Probe != nil:
-		// Also if others of its batch have an outcome: members of one that had no answer are looked up one by one.
+		// Also if others of its batch have an outcome, which shows no answer here: without one they get theirs one by one.
 		w.probe(w.part.acquired.Add(op.LateApply))
 		return next{}, false
+	case op.Class == profile.ClassNone:
+		return c.park(t, ambiguous("its batch was begun before a restart, and its answer is lost")), true
 	case r == nil || r.answered(w.part.skips):
 		// It was to be tried again, and had no effect: it is not suspect any more.
 		w.suspect = false
 		return next{}, false
-	case op.Class == profile.ClassNone:
-		return c.park(t, ambiguous("its batch was begun before a restart, and its answer is lost")), true
 	case op.Batch == nil || r.open < r.size:
 		return c.park(t, ambiguous("its batch was begun before a restart, and it cannot be repeated as it was")), true
 	case op.KeyRetention > 0 && keyGone(op, b.At, c.now()) != "":

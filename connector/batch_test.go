@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -317,6 +318,57 @@ func TestBatchAcrossARestart(t *testing.T) {
 				t.Errorf("%d batches: want %d, byte for byte the same", len(v.batches), batches)
 			}
 		})
+	}
+}
+
+// A batch of class none was begun, and its members are parked one by one after the restart, which a second one cuts short.
+// That some have an outcome does not show that there was an answer: none is sent again.
+func TestBatchPartlyParkedAcrossARestart(t *testing.T) {
+	w, v := newBatchWorld(t, "none", 40)
+	hang := make(chan struct{})
+	t.Cleanup(func() { close(hang) })
+	answered := make(chan struct{}, 100)
+	var parked atomic.Int32
+	w.tweak = func(c *connector.Config) {
+		c.Drain = 200 * time.Millisecond
+		c.Fail = func(point string) {
+			if point == "answered" {
+				answered <- struct{}{}
+				<-hang // as good as dead
+			}
+			if point == "parked" && parked.Add(1) > 3 {
+				<-hang
+			}
+		}
+	}
+	_, stop := w.start()
+	<-answered
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.open()
+	_, stop = w.start()
+	for deadline := time.Now().Add(20 * time.Second); w.outcomes()[checkpoint.ParkedOut] == 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nobody is parked")
+		}
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.outcomes()[checkpoint.ParkedOut]; got >= 40 {
+		t.Fatalf("%d of 40 are parked before the second restart: the test shows nothing", got)
+	}
+	w.tweak = nil
+	w.open()
+	_, stop = w.start()
+	w.settleAll(30 * time.Second)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	v.counts(t, 40)
+	if got := w.outcomes(); !maps.Equal(got, map[checkpoint.Outcome]int{checkpoint.ParkedOut: 40}) {
+		t.Errorf("outcomes %v, want 40 parked", got)
 	}
 }
 
