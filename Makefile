@@ -36,7 +36,7 @@ lint: ## formatting, vet, staticcheck; golangci-lint where it is installed
 	@if command -v golangci-lint >/dev/null; then golangci-lint run; else echo "golangci-lint is not installed: skipped"; fi
 
 soak: ## simulation, crash and fault tests in their long form, the latter against a real Apache Kafka, SOAK_COUNT times
-	WEIR_TEST_SOAK=1 $(GO) test -count=1 -timeout=0 -run 'TestSim$$' ./connector
+	WEIR_TEST_SOAK=1 $(GO) test -count=1 -timeout=0 -run 'TestSim$$|TestBatchesAcross' ./connector
 	WEIR_TEST_SOAK=1 WEIR_TEST_REAL=1 $(GO) test -count=$(SOAK_COUNT) -timeout=0 -failfast ./integration_test/...
 
 clean: ## remove what was built; the jars of Kafka stay in the user's cache

@@ -278,7 +278,7 @@ type Begin struct {
 	Event Event
 	// Batch is the request that the record shares with others, nil if it has one of its own. All its members are
 	// begun in one call. A member of a batch that is begun again on the same step, in another batch or alone, is begun
-	// anew: the earlier request was answered, and without an effect of the member's.
+	// anew: the earlier request is known to have had no effect of the member's.
 	Batch *BatchSend
 	// Credential is the fingerprint of the credential that the request carries, where the vendor looks its key up under
 	// that; else "". Begun again with another one, on the same step, the earlier request had no effect.
@@ -290,9 +290,6 @@ type BatchSend struct {
 	ID    string `json:"id"`    // unique for ever; also the request's idempotency key where it has one
 	Index int    `json:"index"` // of the record among Size
 	Size  int    `json:"size"`
-	// First and Last are the lowest and the highest offset of the members, which are of one partition and route.
-	First int64 `json:"first"`
-	Last  int64 `json:"last"`
 }
 
 // Progress is a finished step of a plan with the entity state that it leaves, one transaction.
@@ -323,6 +320,15 @@ type Closed struct {
 	By       string // event id of the record that healed it, or who released it
 }
 
+// A Retraction takes the Begin of a batch's member back: the batch was answered, without an effect of the member's. So
+// what is begun in a batch is in doubt, whatever became of the others.
+type Retraction struct {
+	Lease  Lease
+	Offset int64
+	Route  string
+	Batch  string // its id; a Begin in another batch, or alone, stays
+}
+
 // A Mark moves a partition's low-water mark.
 type Mark struct {
 	Lease Lease
@@ -343,6 +349,7 @@ type Horizon struct {
 type Batch struct {
 	Progress    []Progress
 	Settlements []Settlement
+	Retractions []Retraction
 	Marks       []Mark
 }
 
@@ -524,7 +531,7 @@ type Store interface {
 	// replaces a parked one keeps the earlier attempts, and resolves the record's open or released entry of the
 	// parked index unless it parks it again or Close says otherwise. Closing an entry removes the waiter of its
 	// record. A mark never moves back; a horizon below a mark moves up to it. Progress of a step that is done is
-	// harmless; of a record without a plan it is ErrNotFound. The memory of b is the caller's again when Settle returns.
+	// harmless; of a record without a plan it is ErrNotFound. A Retraction of what is not begun so is harmless. The memory of b is the caller's again when Settle returns.
 	// Waiters of entities whose new state has vendor ids or is deleted are woken in the same transaction.
 	Settle(ctx context.Context, b Batch) (Result, error)
 	// Evidence keeps facts about attempts; from any epoch. Repeating one is harmless. It shows in the attempts of

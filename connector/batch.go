@@ -16,10 +16,10 @@ import (
 // the heads of lanes of one partition and step, a worker of the batch begins and sends them as one request, and each
 // item then goes its own way, as if it had been answered alone.
 //
-// What makes a crash harmless: Begin makes every member durable before the first byte, all outcomes that an answer
-// gives are settled in one transaction, and so after a restart either all members are still begun, and the batch is
-// repeated as it was before any of them moves, or some are not, and the batch was answered: then a member without an
-// outcome was to be tried again, and had no effect.
+// What makes a crash harmless: Begin makes every member durable before the first byte, and all that an answer says is
+// durable in one transaction: the outcomes, and the retraction of those that are to be tried again, which go on only then.
+// So a member that is still begun after a restart is in doubt, whatever became of the others. If all are, the batch is
+// repeated as it was before any of them moves; else each is looked up or parked.
 
 // batchKey names what is gathered together.
 type batchKey struct {
@@ -44,6 +44,7 @@ type bundle struct {
 	doubt      bool
 
 	renewed   bool // a token was renewed for it
+	blamed    int  // answers that blamed the credential, which was not found bad
 	tries     int
 	firstSent time.Time
 	backoff   *deliver.Backoff
@@ -103,6 +104,7 @@ func (c *Connector) dispatchBundles() {
 		}
 		if c.halted != nil {
 			if b.begun {
+				b.blamed = 0
 				c.bundleWaits(b, c.now().Add(haltAloneEvery))
 			} else {
 				c.disband(b, laneHalted)
@@ -160,9 +162,10 @@ type bundleNext struct {
 	// at is when the bundle is sent again as it is.
 	at    time.Time
 	why   string
-	halve bool // refused as a whole, without an effect: the halves go on under new keys
-	alone bool // the first item goes alone, as the probe of an outage
-	tried bool // a request was made that settles nothing
+	halve bool   // refused as a whole, without an effect: the halves go on under new keys
+	alone bool   // the first item goes alone, as the probe of an outage
+	tried bool   // a request was made that settles nothing
+	blame string // the answer blames the credential, and why
 	err   error
 }
 
@@ -244,10 +247,8 @@ func (c *Connector) beginBundle(b *bundle) error {
 		b.id = profile.Key(c.cfg.Name, b.items[0].Route.Name, b.step.Name, fmt.Sprintf("batch/%s/%d/%d/%d", p.id.ID, p.id.Index, p.lease.Epoch, p.batches.Add(1)), 0)
 	}
 	requests := make([]*profile.Request, len(b.items))
-	first, last := b.items[0].Offset, b.items[0].Offset
 	for i, t := range b.items {
 		requests[i] = t.Work.request
-		first, last = min(first, t.Offset), max(last, t.Offset)
 	}
 	b.request = b.op.Batch.Build(requests, b.id)
 	if b.begun {
@@ -261,7 +262,7 @@ func (c *Connector) beginBundle(b *bundle) error {
 		w := t.Work
 		begins[i] = checkpoint.Begin{Lease: b.part.lease, Offset: t.Offset, Route: t.Route.Name, Step: b.step.Name, Operation: b.op.Name,
 			Key: b.request.IdempotencyKey, Fingerprint: w.request.Fingerprint, Generation: w.gens[w.step], Event: ledgerEvent(w), Mapping: w.mapping, At: c.now(),
-			Credential: b.credential, Batch: &checkpoint.BatchSend{ID: b.id, Index: i, Size: len(b.items), First: first, Last: last}}
+			Credential: b.credential, Batch: &checkpoint.BatchSend{ID: b.id, Index: i, Size: len(b.items)}}
 	}
 	if err := c.persist("begin a batch", func() error { return c.cfg.Store.Begin(c.ctx, begins) }); err != nil {
 		return err
@@ -329,6 +330,13 @@ func (c *Connector) judgeBundle(b *bundle, pass *deliver.Pass, ex deliver.Exchan
 			}
 			return bundleNext{at: now, why: "token", tried: true}
 		}
+		if b.doubt && !op.Batch.Apart() {
+			// An earlier try may have had its effects, of which this answer says nothing: the items stay together.
+			if b.blamed++; b.blamed > blamedMax {
+				return c.allUnresolved(b, "an earlier try of its batch may have had its effect, and now the vendor refuses the credential for it")
+			}
+			return bundleNext{at: now.Add(haltAloneEvery), why: "credential", tried: true, blame: reasonOr(j.Reason, "unauthorized")}
+		}
 		if slices.ContainsFunc(b.items, func(t *task) bool { return t.Work.passes > 0 }) && ex.Sent == checkpoint.Answered && len(b.items) > 1 && j.NoEffect {
 			return bundleNext{halve: true, tried: true} // the credential was found good: it is one of the items
 		}
@@ -356,6 +364,12 @@ func (c *Connector) judgeBundle(b *bundle, pass *deliver.Pass, ex deliver.Exchan
 		return c.allUnresolved(b, fmt.Sprintf("sent in a batch, and the answer (%s) does not say whether it had an effect", answerWords(ex)))
 	}
 	if c.countFailure(&b.failing, b.gate, ex) {
+		if b.doubt && !op.Batch.Apart() {
+			for _, t := range b.items {
+				t.Work.spent = true
+			}
+			return c.allUnresolved(b, fmt.Sprintf("no answer that settles its batch after %d attempts (last: %s), and released alone it would go under another key", b.tries, answerWords(ex)))
+		}
 		return c.parkAll(b, verdict{cause: checkpoint.CauseExhausted, reason: fmt.Sprintf("no answer that settles its batch after %d attempts (last: %s)", b.tries, answerWords(ex)),
 			guidance: "Other requests of this operation go through, so the cause is in this batch. Look at its attempts, then release or skip its records."})
 	}
@@ -378,7 +392,7 @@ func (c *Connector) judgeItem(b *bundle, i int, t *task, ex deliver.Exchange) ne
 	if b.op.Batch.Definite && (j.Verdict == profile.Retry || j.Verdict == profile.Throttle) {
 		j.NoEffect = true
 	}
-	if j.Verdict == profile.Retry && !j.NoEffect && !b.op.Batch.OwnKeys() {
+	if j.Verdict == profile.Retry && !j.NoEffect && !b.op.Batch.Apart() {
 		// The vendor does not know the item by a key of its own, so another batch could be a second effect.
 		c.noteAttempt(t, b.step, ex, j, b.place(i))
 		n, _ := c.unresolved(t, b.op, fmt.Sprintf("its result in a batch (status %d) does not say whether it had an effect", ex.Answer.Status), nil)
@@ -396,10 +410,6 @@ func (c *Connector) judgeItem(b *bundle, i int, t *task, ex deliver.Exchange) ne
 	}
 	a := c.noteAttempt(t, b.step, ex, j, b.place(i))
 	n, _ := c.act(t, b.step, b.gate, ex, j, res, a, deliver.Healthy)
-	switch n.kind {
-	case nextRetry, nextGate, nextHalt:
-		w.suspect, w.firstSent = false, time.Time{}
-	}
 	return n
 }
 
@@ -432,8 +442,11 @@ func (c *Connector) allUnresolved(b *bundle, why string) bundleNext {
 	return bundleNext{items: items, tried: b.tries > 0}
 }
 
-// finishBundle takes what the worker of a bundle has to say (loop). All outcomes go into one batch of the store, so
-// that a restart finds either none of them or all.
+// blamedMax is how often a batch in doubt may be refused for a credential that is found good.
+const blamedMax = 5
+
+// finishBundle takes what the worker of a bundle has to say (loop). All of it goes into one batch of the store, so that a
+// restart finds either none of it or all.
 func (c *Connector) finishBundle(b *bundle, n bundleNext) {
 	c.inFlight--
 	b.part.inFlight--
@@ -453,11 +466,14 @@ func (c *Connector) finishBundle(b *bundle, n bundleNext) {
 	case n.err != nil:
 		c.lost(b.part, n.err)
 	case n.halve:
-		c.halve(b)
+		c.retract(b, b.items, func() { c.halve(b) })
 	case n.alone:
 		b.items[0].Work.alone = true
 		c.disband(b, laneIdle)
 	case n.items == nil:
+		if n.blame != "" {
+			c.suspectCredential(n.blame)
+		}
 		if n.why == "quota" || n.why == "outage" {
 			if b.gate.why == "" {
 				b.gate.since = c.now()
@@ -468,13 +484,48 @@ func (c *Connector) finishBundle(b *bundle, n bundleNext) {
 			c.bundleWaits(b, n.at)
 		}
 	default:
+		var again []*task
+		var nexts []next
 		for i, t := range b.items {
-			// finish counts a worker down for each of its tasks.
-			c.inFlight++
-			b.part.inFlight++
-			c.finish(t, n.items[i])
+			in := n.items[i]
+			if over := in.kind != nextRetry && in.kind != nextGate && in.kind != nextHalt; over || t.Work.probing {
+				c.finishItem(t, in)
+				continue
+			}
+			if in.evidence != nil {
+				c.evidence = append(c.evidence, checkpoint.Evidence{Position: c.position(t), Attempt: *in.evidence})
+				in.evidence = nil
+			}
+			again, nexts = append(again, t), append(nexts, in)
+		}
+		if len(again) > 0 {
+			c.retract(b, again, func() {
+				for i, t := range again {
+					c.finishItem(t, nexts[i])
+				}
+			})
 		}
 	}
+}
+
+// finishItem takes what is next for one item of a bundle (loop).
+func (c *Connector) finishItem(t *task, n next) {
+	// finish counts a worker down for each of its tasks.
+	c.inFlight++
+	t.Work.part.inFlight++
+	c.finish(t, n)
+}
+
+// retract takes the begins of items back that had no effect and are to be tried again; then is what follows when that is
+// durable (loop).
+func (c *Connector) retract(b *bundle, items []*task, then func()) {
+	for _, t := range items {
+		w := t.Work
+		w.suspect, w.doubt, w.credential, w.firstSent = false, false, "", time.Time{}
+		c.batch.Retractions = append(c.batch.Retractions, checkpoint.Retraction{Lease: b.part.lease, Offset: t.Offset, Route: t.Route.Name, Batch: b.id})
+	}
+	c.batchRetracted = append(c.batchRetracted, retracted{b.part, then})
+	b.part.unsettled++
 }
 
 // halve sends the two halves of a bundle that was refused as a whole, each as a batch of its own (loop).
@@ -488,8 +539,7 @@ func (c *Connector) halve(b *bundle) {
 
 // A rejoining is a batch that was begun before the restart: its members come from intake one by one.
 type rejoining struct {
-	size, open  int // members, and those without an outcome
-	first, last int64
+	size, open int // members, and those that are still begun in it
 
 	// The loop's own.
 	items  []*task
@@ -513,7 +563,7 @@ func rejoinings(open map[position]*checkpoint.Open) map[string]*rejoining {
 		}
 		r := out[m.ID]
 		if r == nil {
-			r = &rejoining{size: m.Size, first: m.First, last: m.Last}
+			r = &rejoining{size: m.Size}
 			out[m.ID] = r
 		}
 		r.open++
@@ -521,41 +571,42 @@ func rejoinings(open map[position]*checkpoint.Open) map[string]*rejoining {
 	return out
 }
 
-// answered reports whether an outcome of a member shows that the batch was answered. A member that an operator jumped
-// over shows nothing.
-func (r *rejoining) answered(skips []checkpoint.Skip) bool {
-	return r.open < r.size && !slices.ContainsFunc(skips, func(s checkpoint.Skip) bool { return s.From <= r.last && r.first < s.To })
-}
-
-// rejoin judges a task whose batch was begun before the restart.
+// rejoin judges a task whose batch was begun before the restart: it may have had its effect.
 func (c *Connector) rejoin(t *task, b checkpoint.Begin) (next, bool) {
 	w := t.Work
 	r := w.part.rejoin[b.Batch.ID]
 	op := w.steps[w.step].Operation
-	switch {
-	case op.Class == profile.ClassNone && op.Probe != nil:
-		// Also if others of its batch have an outcome, which shows no answer here: without one they get theirs one by one.
+	doubtful := func(why string) (next, bool) {
+		if op.Probe == nil {
+			return c.park(t, ambiguous(why)), true
+		}
 		w.probe(w.part.acquired.Add(op.LateApply))
 		return next{}, false
-	case op.Class == profile.ClassNone:
-		return c.park(t, ambiguous("its batch was begun before a restart, and its answer is lost")), true
-	case r == nil || r.answered(w.part.skips):
-		// It was to be tried again, and had no effect: it is not suspect any more.
-		w.suspect = false
-		return next{}, false
-	case op.Batch == nil || r.open < r.size:
-		return c.park(t, ambiguous("its batch was begun before a restart, and it cannot be repeated as it was")), true
-	case op.KeyRetention > 0 && keyGone(op, b.At, c.now()) != "":
-		return c.park(t, ambiguous(keyGone(op, b.At, c.now()))), true
-	case w.rejoinBroken != "":
-		return c.park(t, ambiguous("its batch was begun before a restart: "+w.rejoinBroken)), true
+	}
+	if op.Class == profile.ClassNone {
+		return doubtful("its batch was begun before a restart, and its answer is lost")
 	}
 	if c.gates[op.Name] == nil {
 		return c.park(t, ambiguous("its batch was begun before a restart with operation "+op.Name+", which the profile no longer has")), true
 	}
-	n := next{kind: nextRejoin}
+	if op.Class == profile.ClassKey && op.KeyRetention > 0 {
+		if why := keyGone(op, b.At, c.now()); why != "" {
+			return doubtful(why)
+		}
+		w.firstSent = c.firstSent(b.At)
+	}
 	req, err := w.steps[w.step].Build(w.in, w.gens[w.step])
-	if err != nil || req.Fingerprint != b.Fingerprint {
+	same := err == nil && req.Fingerprint == b.Fingerprint
+	switch together := op.Batch != nil && r != nil && r.open == r.size && w.rejoinBroken == ""; {
+	case !together && op.Batch != nil && op.Batch.Apart() && (same || op.Class == profile.ClassOverwrite):
+		// Alone it goes under the key that it had in the batch.
+		w.begun, w.single, w.credential, w.doubt = true, true, b.Credential, true
+		return next{}, false
+	case !together:
+		return doubtful("its batch was begun before a restart, and it cannot be repeated as it was: " + reasonOr(w.rejoinBroken, "not all of its members are there"))
+	}
+	n := next{kind: nextRejoin}
+	if !same {
 		n.why = "a member cannot be rebuilt the same"
 	}
 	if err == nil {
@@ -596,7 +647,7 @@ func (c *Connector) rejoined(t *task, broken string) {
 		slices.SortFunc(items, func(a, b *task) int { return cmp.Compare(a.Work.batch.Index, b.Work.batch.Index) })
 		op := w.steps[w.step].Operation
 		c.bundles = append(c.bundles, &bundle{batchKey: batchKey{w.part, w.steps[w.step]}, op: op, gate: c.gates[op.Name], items: items, id: w.batch.ID, begun: true,
-			credential: w.credential, doubt: true})
+			credential: w.credential, doubt: true, firstSent: w.firstSent})
 	}
 }
 

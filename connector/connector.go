@@ -180,6 +180,7 @@ type Connector struct {
 	bundles        []*bundle // ready to be sent
 	batch          checkpoint.Batch
 	batchTasks     []settled
+	batchRetracted []retracted
 	evidence       []checkpoint.Evidence
 	flushing       bool
 	spare          spareBatch

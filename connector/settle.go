@@ -22,6 +22,13 @@ type settled struct {
 	head  bool // it is the head of its lane (not superseded inside it)
 }
 
+// retracted are members of an answered batch that go on when the answer is durable: until then a restart would take the
+// whole batch for unanswered.
+type retracted struct {
+	part *partition
+	then func() // loop
+}
+
 // finish takes what a worker has to say (loop).
 func (c *Connector) finish(t *task, n next) {
 	w, l := t.Work, t.Lane()
@@ -147,7 +154,7 @@ func ledgerEvent(w *work) checkpoint.Event {
 // could use its outcome yet: then a batch gathers for flushEvery, which a transaction costs less for each record.
 // Otherwise nobody lingers.
 func (c *Connector) flush() {
-	if c.flushing || len(c.batch.Settlements) == 0 && len(c.evidence) == 0 && len(c.idleMarks) == 0 {
+	if c.flushing || len(c.batch.Settlements) == 0 && len(c.batch.Retractions) == 0 && len(c.evidence) == 0 && len(c.idleMarks) == 0 {
 		return
 	}
 	if c.inFlight >= c.cfg.MaxInFlight && len(c.batch.Settlements) < flushRows {
@@ -160,10 +167,10 @@ func (c *Connector) flush() {
 		}
 	}
 	c.flushing, c.flushedAt = true, time.Now()
-	batch, tasks, evidence := c.batch, c.batchTasks, c.evidence
+	batch, tasks, retracted, evidence := c.batch, c.batchTasks, c.batchRetracted, c.evidence
 	// A settlement is large: the next batch gathers in the memory of the last one.
 	c.batch = checkpoint.Batch{Settlements: c.spare.settlements}
-	c.batchTasks, c.evidence = c.spare.tasks, nil
+	c.batchTasks, c.batchRetracted, c.evidence = c.spare.tasks, nil, nil
 	c.spare = spareBatch{}
 	moved := make(map[*partition]bool)
 	for _, s := range tasks {
@@ -194,7 +201,7 @@ func (c *Connector) flush() {
 				}
 				evidence = nil
 			}
-			if len(batch.Settlements) == 0 && len(batch.Marks) == 0 {
+			if len(batch.Settlements) == 0 && len(batch.Retractions) == 0 && len(batch.Marks) == 0 {
 				return nil
 			}
 			res, err = c.cfg.Store.Settle(c.ctx, batch)
@@ -208,7 +215,7 @@ func (c *Connector) flush() {
 			for p := range idle {
 				p.unsettled--
 			}
-			c.flushed(tasks, marks, res, err)
+			c.flushed(tasks, retracted, marks, res, err)
 			if err == nil {
 				c.keepBatch(batch.Settlements, tasks)
 			}
@@ -244,7 +251,7 @@ const (
 )
 
 // flushed takes the news that a batch is durable (loop).
-func (c *Connector) flushed(tasks []settled, marks map[*partition]int64, res checkpoint.Result, err error) {
+func (c *Connector) flushed(tasks []settled, retracted []retracted, marks map[*partition]int64, res checkpoint.Result, err error) {
 	c.flushing = false
 	if err != nil {
 		if !errors.Is(err, errStopped) || c.ctx.Err() == nil {
@@ -261,6 +268,11 @@ func (c *Connector) flushed(tasks []settled, marks map[*partition]int64, res che
 		}
 		for p := range marks {
 			if p.id == id {
+				c.lost(p, &checkpoint.FencedError{Partition: id, Epoch: p.lease.Epoch})
+			}
+		}
+		for _, r := range retracted {
+			if p := r.part; p.id == id {
 				c.lost(p, &checkpoint.FencedError{Partition: id, Epoch: p.lease.Epoch})
 			}
 		}
@@ -314,6 +326,12 @@ func (c *Connector) flushed(tasks []settled, marks map[*partition]int64, res che
 		if w.refSince != (time.Time{}) && s.out == checkpoint.ParkedOut {
 			c.wakeReferences()
 		}
+	}
+	for _, r := range retracted {
+		if r.part.unsettled--; !r.part.gone {
+			r.then()
+		}
+		c.drainedYet(r.part)
 	}
 	for p := range marks {
 		c.window(p)

@@ -182,6 +182,9 @@ func (s *simStore) Settle(_ context.Context, b checkpoint.Batch) (checkpoint.Res
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var res checkpoint.Result
+	if len(b.Retractions) > 0 {
+		return res, errors.New("the simulation sends no batches")
+	}
 	owned := func(l checkpoint.Lease) *simPart {
 		p := s.owned(l)
 		if p == nil && !slices.Contains(res.Fenced, l.Partition) {

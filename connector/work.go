@@ -316,7 +316,7 @@ func (c *Connector) plan(t *task, state *checkpoint.State, rs checkpoint.RouteSt
 	}
 	op := w.steps[w.step].Operation
 	class := op.Class
-	unknown := class == profile.ClassNone || op.Batch != nil && !op.Batch.OwnKeys() // a repeat could be a second effect
+	unknown := class == profile.ClassNone || op.Batch != nil && !op.Batch.Apart() // a repeat could be a second effect
 	if t.Offset < w.part.lostBelow && unknown && (w.entry == nil || w.entry.Cause != checkpoint.CauseAmbiguous) {
 		// Whatever the store says: what it lost may have been the Begin of this record.
 		if op.Probe == nil {
@@ -443,6 +443,7 @@ func (c *Connector) begunBefore(t *task) (next, bool) {
 		} else if why != "" {
 			w.probe(w.part.acquired.Add(op.LateApply))
 		}
+		w.firstSent = c.firstSent(b.At)
 	}
 	w.begun = true
 	w.credential, w.doubt = b.Credential, true
@@ -462,6 +463,12 @@ func keyGone(op *profile.Operation, begun, now time.Time) string {
 		return "its send was begun before the clock was set back, so nobody knows whether the vendor still has its idempotency key"
 	}
 	return ""
+}
+
+// firstSent is when a send was first made that was begun at a time of the wall clock, by the monotonic clock of now.
+func (c *Connector) firstSent(begun time.Time) time.Time {
+	now := c.now()
+	return now.Add(-max(now.Sub(begun), 0))
 }
 
 func exhausted(attempts int, last string) verdict {
@@ -724,6 +731,9 @@ func (c *Connector) act(t *task, step *profile.Step, gate *gateQueue, ex deliver
 		}
 		if w.passes > 0 && ex.Sent == checkpoint.Answered {
 			// The credential was found good after the same answer: it is the record's own.
+			if w.doubt && op.Class == profile.ClassKey {
+				return c.unresolved(t, op, "an earlier try may have had its effect, and now the vendor refuses the credential for it", &a)
+			}
 			return c.park(t, verdict{cause: checkpoint.CauseRejected, reason: reasonOr(j.Reason, "unauthorized"), guidance: j.Guidance}), true
 		}
 		return next{kind: nextHalt, reason: a.Detail, evidence: &a}, true

@@ -131,6 +131,16 @@ func (m *model) settle(b checkpoint.Batch, index map[checkpoint.Partition]int) (
 			}
 		}
 	}
+	for _, r := range b.Retractions {
+		if fenced(r.Lease) {
+			continue
+		}
+		k := recordKey{index[r.Lease.Partition], r.Offset, r.Route}
+		left := slices.DeleteFunc(slices.Clone(c.begins[k]), func(o checkpoint.Begin) bool { return o.Batch != nil && o.Batch.ID == r.Batch })
+		if c.begins[k] = left; len(left) == 0 {
+			delete(c.begins, k)
+		}
+	}
 	for _, mk := range b.Marks {
 		if !fenced(mk.Lease) {
 			cur := &c.cur[index[mk.Lease.Partition]]
@@ -191,6 +201,7 @@ func testModel(b *bundle) {
 		offset := rapid.Int64Range(0, 9)
 		route := rapid.SampledFrom([]string{"a", "b"})
 		ref := rapid.SampledFrom([]string{"r0", "r1", "r2"})
+		inBatch := rapid.SampledFrom([]string{"", "b1", "b2"})
 		lease := func(t *rapid.T) checkpoint.Lease {
 			i := partIndex.Draw(t, "partition")
 			l := checkpoint.Lease{Partition: m.parts[i], Epoch: m.epoch[i]}
@@ -242,6 +253,9 @@ func testModel(b *bundle) {
 					st.Row = r
 					batch.Settlements = append(batch.Settlements, st)
 				}
+				if rapid.Bool().Draw(t, "retraction") {
+					batch.Retractions = append(batch.Retractions, checkpoint.Retraction{Lease: lease(t), Offset: offset.Draw(t, "offset"), Route: route.Draw(t, "route"), Batch: inBatch.Draw(t, "batch")})
+				}
 				if rapid.Bool().Draw(t, "mark") {
 					batch.Marks = append(batch.Marks, checkpoint.Mark{Lease: lease(t), Mark: rapid.Int64Range(-1, 12).Draw(t, "mark")})
 				}
@@ -259,6 +273,9 @@ func testModel(b *bundle) {
 				n++
 				l := lease(t)
 				bg := checkpoint.Begin{Lease: l, Offset: offset.Draw(t, "offset"), Route: route.Draw(t, "route"), Step: rapid.SampledFrom([]string{"s", "t"}).Draw(t, "step"), Key: fmt.Sprint("k", n), At: at(n)}
+				if id := inBatch.Draw(t, "batch"); id != "" {
+					bg.Batch = &checkpoint.BatchSend{ID: id, Size: 2}
+				}
 				k := recordKey{index[l.Partition], bg.Offset, bg.Route}
 				err := b.Begin(ctx, []checkpoint.Begin{bg})
 				if isFenced(t, "begin", err, l) {
@@ -271,9 +288,15 @@ func testModel(b *bundle) {
 					return
 				}
 				fail("begin", err)
-				if !slices.ContainsFunc(m.begins[k], func(o checkpoint.Begin) bool { return o.Step == bg.Step }) {
-					m.begins[k] = append(slices.Clone(m.begins[k]), bg)
+				i := slices.IndexFunc(m.begins[k], func(o checkpoint.Begin) bool { return o.Step == bg.Step })
+				if i >= 0 && (m.begins[k][i].Batch == nil || bg.Batch != nil && *bg.Batch == *m.begins[k][i].Batch) {
+					return // the first stays
 				}
+				begins := slices.Clone(m.begins[k])
+				if i >= 0 {
+					begins = slices.Delete(begins, i, i+1)
+				}
+				m.begins[k] = append(begins, bg)
 			},
 			"raise": func(t *rapid.T) {
 				l := lease(t)

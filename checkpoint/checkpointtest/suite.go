@@ -46,6 +46,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Open) {
 		{"FencedRaiseAndBegin", testFencedRaiseAndBegin},
 		{"Begin", testBegin},
 		{"BeginOfBatch", testBeginOfBatch},
+		{"Retractions", testRetractions},
 		{"BeginOfSettled", testBeginOfSettled},
 		{"PlanAndProgress", testPlanAndProgress},
 		{"Evidence", testEvidence},

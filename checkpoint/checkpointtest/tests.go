@@ -516,7 +516,7 @@ func testBeginOfBatch(b *bundle) {
 	l := b.acquire(p)
 	member := func(id string, offset int64, index int) checkpoint.Begin {
 		return checkpoint.Begin{Lease: l, Offset: offset, Route: "create", Step: "create", Key: id, At: at(1),
-			Batch: &checkpoint.BatchSend{ID: id, Index: index, Size: 3, First: 4, Last: 9}}
+			Batch: &checkpoint.BatchSend{ID: id, Index: index, Size: 3}}
 	}
 	batch := []checkpoint.Begin{member("b1", 9, 0), member("b1", 4, 1), member("b1", 6, 2)}
 	b.must("begin a batch", b.Begin(b.ctx, batch))
@@ -535,6 +535,40 @@ func testBeginOfBatch(b *bundle) {
 		{Offset: 6, Route: "create", Begins: []checkpoint.Begin{second}},
 		{Offset: 9, Route: "create", Begins: []checkpoint.Begin{alone}},
 	})
+}
+
+// What a batch's answer settles, and what it leaves to be tried again, is one transaction; a member that moved on
+// meanwhile stays where it is.
+func testRetractions(b *bundle) {
+	p := part("t", 0)
+	l := b.acquire(p)
+	var members []checkpoint.Begin
+	for i := range 4 {
+		members = append(members, checkpoint.Begin{Lease: l, Offset: int64(i), Route: "create", Step: "create", Key: "b1", At: at(1),
+			Batch: &checkpoint.BatchSend{ID: "b1", Index: i, Size: 4}})
+	}
+	b.must("begin a batch", b.Begin(b.ctx, members))
+	moved := members[3]
+	moved.Batch, moved.Key, moved.At = &checkpoint.BatchSend{ID: "b2", Size: 1}, "b2", at(2)
+	b.must("begin one in another", b.Begin(b.ctx, []checkpoint.Begin{moved}))
+	retract := func(l checkpoint.Lease, offset int64) checkpoint.Retraction {
+		return checkpoint.Retraction{Lease: l, Offset: offset, Route: "create", Batch: "b1"}
+	}
+	batch := one(l, row(0))
+	batch.Retractions = []checkpoint.Retraction{retract(l, 2), retract(l, 3), retract(l, 7)}
+	b.settle(batch)
+	b.settle(checkpoint.Batch{Retractions: batch.Retractions})
+	want := []checkpoint.Open{
+		{Offset: 1, Route: "create", Begins: []checkpoint.Begin{members[1]}},
+		{Offset: 3, Route: "create", Begins: []checkpoint.Begin{moved}},
+	}
+	b.reopen()
+	r := b.recover(p)
+	equal(b, "open", r.Open, want)
+	res, err := b.Settle(b.ctx, checkpoint.Batch{Retractions: []checkpoint.Retraction{retract(l, 1)}})
+	b.must("retract under an old epoch", err)
+	equal(b, "fenced", res.Fenced, []checkpoint.Partition{p})
+	equal(b, "open after that", b.recover(p).Open, want)
 }
 
 func testBeginOfSettled(b *bundle) {

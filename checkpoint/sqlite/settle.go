@@ -138,7 +138,7 @@ func (s *Store) Settle(ctx context.Context, b checkpoint.Batch) (checkpoint.Resu
 		states[i], m.buf = prepareState(b.Progress[i].State, m.buf)
 	}
 	var res checkpoint.Result
-	err := s.submit(ctx, "settle", len(b.Settlements)+len(b.Progress)+len(b.Marks), func(w *writer) error {
+	err := s.submit(ctx, "settle", len(b.Settlements)+len(b.Progress)+len(b.Retractions)+len(b.Marks), func(w *writer) error {
 		res = checkpoint.Result{}
 		return w.settle(&b, settlements, states, &res)
 	})
@@ -210,6 +210,19 @@ func (w *writer) settle(b *checkpoint.Batch, settlements []settlement, states []
 			return err
 		}
 		res.Woken += woken
+	}
+	for i := range b.Retractions {
+		r := &b.Retractions[i]
+		p, err := owned(r.Lease)
+		if err != nil {
+			return err
+		}
+		if p == nil {
+			continue
+		}
+		if err := w.retract(p, r); err != nil {
+			return err
+		}
 	}
 	for i := range b.Marks {
 		p, err := owned(b.Marks[i].Lease)
@@ -454,6 +467,17 @@ func (w *writer) removeOpen(p *part, off, route int64) error {
 		p.open -= n
 	}
 	return nil
+}
+
+// retract removes the begin of a batch's member.
+func (w *writer) retract(p *part, r *checkpoint.Retraction) error {
+	route, err := w.word(r.Route)
+	if err != nil {
+		return err
+	}
+	n, err := w.exec("DELETE FROM begins WHERE part = ? AND off = ? AND route = ? AND batch ->> '$.id' = ?", p.id, r.Offset, route, r.Batch)
+	p.open -= n
+	return err
 }
 
 func (w *writer) removeWaiter(p *part, off, route int64) error {

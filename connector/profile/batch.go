@@ -128,8 +128,11 @@ func (r *reader) compileBatch(o *operation, op *Operation) {
 		constants: b.constants, results: b.results, index: b.index, status: b.status, body: b.bodyKey}
 }
 
-// OwnKeys reports whether each item carries a key by which the vendor recognises it, whatever batch it is in.
-func (b *Batch) OwnKeys() bool { return b.op.Class == ClassKey && b.op.decl.keyIn == "body" }
+// Apart reports whether an item that may have had its effect may be sent again apart from its batch: it carries a key by
+// which the vendor recognises it, or it writes the same state again.
+func (b *Batch) Apart() bool {
+	return b.op.Class == ClassOverwrite || b.op.Class == ClassKey && b.op.decl.keyIn == "body"
+}
 
 // Build makes the request that carries the items, in their order. key is the batch's own; it goes where single
 // requests have theirs if that is a header. The same items and key give the same bytes.
