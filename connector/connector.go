@@ -318,6 +318,10 @@ func (c *Connector) Run(ctx context.Context) error {
 	if err := c.persist("keep mapping "+c.cfg.Profile.Version, func() error {
 		return c.cfg.Store.SaveMapping(ctx, c.cfg.Profile.Version, c.cfg.Profile.Text)
 	}); err != nil {
+		c.cfg.Sender.Close()
+		if ctx.Err() != nil {
+			return nil // stopped before anything began
+		}
 		return fmt.Errorf("connector %s: %w", c.cfg.Name, err)
 	}
 	go c.loop()

@@ -2,10 +2,12 @@ package connector_test
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"testing"
 	"time"
 
+	"github.com/weirsync/weir/checkpoint"
 	"github.com/weirsync/weir/connector"
 	"github.com/weirsync/weir/connector/sample"
 	"github.com/weirsync/weir/connector/sandbox/core"
@@ -60,5 +62,29 @@ func TestSampleUnderFaults(t *testing.T) {
 				t.Error("no fault fired: the run shows nothing")
 			}
 		})
+	}
+}
+
+// A stuckStore keeps no mapping before it is told to stop.
+type stuckStore struct {
+	checkpoint.Store
+	asked chan struct{}
+}
+
+func (s stuckStore) SaveMapping(ctx context.Context, _ string, _ []byte) error {
+	close(s.asked)
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// A connector that is told to stop while it starts has not failed.
+func TestStopWhileStarting(t *testing.T) {
+	w := newWorld(t, "plain", nil)
+	asked := make(chan struct{})
+	w.tweak = func(c *connector.Config) { c.Store = stuckStore{c.Store, asked} }
+	_, stop := w.start()
+	<-asked
+	if err := stop(); err != nil {
+		t.Error(err)
 	}
 }
