@@ -311,6 +311,28 @@ type Settlement struct {
 	Park *Parked
 	// Close lists parked entries that this outcome resolves: healed by a newer state, or released and done.
 	Close []Closed
+	// Due is until when the vendor should say how an accepted request ended, zero if nobody waits for that.
+	Due time.Time
+	// Moot: nobody waits any more for how earlier accepted requests of the entity on the route ended.
+	Moot bool
+}
+
+// An Unconfirmed is an accepted record of which the vendor has not said yet how it ended.
+type Unconfirmed struct {
+	Position  Position
+	EntityKey EntityKey
+	EventID   string
+	VendorID  string
+	Since     time.Time // of the outcome
+	Due       time.Time
+}
+
+// Confirmations is how many accepted records of a connector wait for the vendor's word.
+type Confirmations struct {
+	Waiting int // Overdue among them
+	Overdue int
+	// First are those that are due first.
+	First []Unconfirmed
 }
 
 // Closed is a parked entry that is resolved.
@@ -366,6 +388,8 @@ type Result struct {
 type Evidence struct {
 	Position Position
 	Attempt  Attempt
+	// Confirms: the vendor says how an accepted request ended. It may come before the outcome.
+	Confirms bool
 }
 
 // A Waiter is a record that waits for the vendor id of another entity.
@@ -537,6 +561,9 @@ type Store interface {
 	// Evidence keeps facts about attempts; from any epoch. Repeating one is harmless. It shows in the attempts of
 	// the record's row, before and after the outcome, in order of number and time.
 	Evidence(ctx context.Context, es []Evidence) error
+
+	// Unconfirmed tells of the accepted records that wait for the vendor's word, as of a time; it lists at most limit.
+	Unconfirmed(ctx context.Context, connector string, at time.Time, limit int) (Confirmations, error)
 
 	// Rows lists ledger rows with from <= offset < to, by offset and route; rows of skips are synthesised as one
 	// row with the range in it per Skip (Offset = first of the range within [from,to), Route "*").

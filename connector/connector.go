@@ -331,6 +331,7 @@ func (c *Connector) Run(ctx context.Context) error {
 	tickers.Go(func() { c.tick(runCtx) })
 	tickers.Go(func() { every(runCtx, func() { c.publishStatus(false) }) })
 	tickers.Go(func() { every(runCtx, func() { c.readEnds(runCtx) }) })
+	tickers.Go(func() { c.watchConfirmations(runCtx) })
 	go func() {
 		select {
 		case <-c.ctx.Done():

@@ -36,6 +36,9 @@ type Observer interface {
 	Referenced(hit bool)
 	// Entries: so many records of a route are in a state (EntryStates), every second.
 	Entries(route, state string, n int)
+	// Unconfirmed: so many accepted records wait for the vendor's word, and of so many it is overdue, every few seconds;
+	// never if the vendor says at once how a request ended.
+	Unconfirmed(waiting, overdue int)
 	// Throttled: requests waited for a quota for so long.
 	Throttled(d time.Duration)
 	// Measured: the state of a partition, every second.
@@ -100,6 +103,9 @@ func (NopObserver) Referenced(bool) {}
 
 // Entries ignores.
 func (NopObserver) Entries(string, string, int) {}
+
+// Unconfirmed ignores.
+func (NopObserver) Unconfirmed(int, int) {}
 
 // Throttled ignores.
 func (NopObserver) Throttled(time.Duration) {}

@@ -113,7 +113,9 @@ func (c *Connector) settle(t *task, v verdict) {
 	// Made where it stays: it is large.
 	c.batch.Settlements = append(c.batch.Settlements, checkpoint.Settlement{})
 	s := &c.batch.Settlements[len(c.batch.Settlements)-1]
-	s.Lease, s.State, s.Park, s.Close = w.part.lease, v.state, v.park, v.closed
+	s.Lease, s.State, s.Park, s.Close, s.Due = w.part.lease, v.state, v.park, v.closed, v.due
+	// What the vendor has taken since for the entity is what counts there.
+	s.Moot = t.Route.Semantics == profile.Latest && (v.outcome == checkpoint.Delivered || v.outcome == checkpoint.Accepted)
 	row := &s.Row
 	row.Partition, row.Offset, row.Route, row.LeaderEpoch, row.EventHash = w.part.id, t.Offset, t.Route.Name, w.rec.LeaderEpoch, w.hash
 	row.Outcome, row.Cause, row.Reason, row.Rule, row.Path, row.SupersededBy = v.outcome, v.cause, v.reason, v.rule, v.path, v.supersededBy

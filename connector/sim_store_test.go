@@ -515,6 +515,10 @@ func (s *simStore) Find(_ context.Context, id string, _ int) ([]checkpoint.Row, 
 func (s *simStore) SaveNonces(context.Context, []checkpoint.Nonce) error   { return nil }
 func (s *simStore) HasNonce(context.Context, string, string) (bool, error) { return false, nil }
 
+func (s *simStore) Unconfirmed(context.Context, string, time.Time, int) (checkpoint.Confirmations, error) {
+	return checkpoint.Confirmations{}, nil
+}
+
 // What operators read is of no use to the simulation.
 func (s *simStore) Counts(context.Context, string) (map[string]map[checkpoint.Outcome]int64, error) {
 	return nil, nil

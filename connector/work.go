@@ -89,7 +89,8 @@ type verdict struct {
 	state        *checkpoint.State
 	park         *checkpoint.Parked
 	closed       []checkpoint.Closed
-	conflated    bool // superseded inside its lane: it was never the head
+	conflated    bool      // superseded inside its lane: it was never the head
+	due          time.Time // until when the vendor should confirm it
 }
 
 type nextKind uint8
@@ -840,11 +841,11 @@ func (c *Connector) accepted(t *task, step *profile.Step, j profile.Judgement, r
 	if res != nil && res.VendorID != "" {
 		w.vendorID = res.VendorID
 	}
-	o := checkpoint.Delivered
+	v := verdict{outcome: checkpoint.Delivered}
 	if j.Verdict == profile.AcceptPending {
-		o = checkpoint.Accepted
+		v.outcome, v.due = checkpoint.Accepted, c.now().Add(step.Operation.Deadline)
 	}
-	return c.finishStep(t, step, state, verdict{outcome: o})
+	return c.finishStep(t, step, state, v)
 }
 
 // finishStep goes on with the plan's next step, or settles the record with v.

@@ -61,6 +61,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Open) {
 		{"AwaitReplaces", testAwaitReplaces},
 		{"AwaitRacesSettle", testAwaitRacesSettle},
 		{"Forget", testForget},
+		{"Unconfirmed", testUnconfirmed},
 		{"ParkedKeepsEveryField", testParkedKeepsEveryField},
 		{"ParkedQueries", testParkedQueries},
 		{"ReleaseParked", testReleaseParked},

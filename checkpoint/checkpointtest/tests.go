@@ -871,6 +871,63 @@ func testAwaitReplaces(b *bundle) {
 	equal(b, "woken", b.settle(checkpoint.Batch{Settlements: []checkpoint.Settlement{{Lease: l, Row: row(3), State: referent("third")}}}).Woken, 1)
 }
 
+// What is accepted waits for the vendor's word until that comes, before or after the outcome, or is moot.
+func testUnconfirmed(b *bundle) {
+	p, q := part("t", 0), part("u", 0)
+	l := b.acquire(p)
+	other := b.acquire(q)
+	accepted := func(l checkpoint.Lease, offset int64, key string, due time.Time) checkpoint.Settlement {
+		r := row(offset)
+		r.Outcome, r.Event.Key, r.VendorID = checkpoint.Accepted, key, fmt.Sprint("v", offset)
+		return checkpoint.Settlement{Lease: l, Row: r, Due: due, Moot: true}
+	}
+	check := func(what string, waiting, overdue int, offsets ...int64) {
+		b.Helper()
+		got, err := b.Unconfirmed(b.ctx, p.Connector, at(50), 3)
+		b.must("read "+what, err)
+		var at []int64
+		for _, u := range got.First {
+			at = append(at, u.Position.Offset)
+		}
+		equal(b, what, fmt.Sprint(got.Waiting, got.Overdue, at), fmt.Sprint(waiting, overdue, offsets))
+	}
+	confirm := func(offset int64) {
+		b.Helper()
+		r := row(offset)
+		b.must("confirm", b.Evidence(b.ctx, []checkpoint.Evidence{{Position: checkpoint.Position{Partition: p, Offset: offset, Route: r.Route},
+			Attempt: checkpoint.Attempt{N: 1, At: at(7), Verdict: checkpoint.VerdictWebhook}, Confirms: true}}))
+	}
+	check("nothing", 0, 0)
+	b.settle(checkpoint.Batch{Settlements: []checkpoint.Settlement{
+		accepted(l, 1, "a", at(60)), accepted(l, 2, "b", at(40)), accepted(l, 3, "c", at(50)), accepted(l, 4, "d", at(90)), accepted(l, 5, "e", time.Time{}),
+		accepted(other, 1, "a", at(70))}})
+	check("waiting", 5, 2, 2, 3, 1)
+	b.reopen()
+	l, other = b.acquire(p), b.acquire(q)
+	check("after a restart", 5, 2, 2, 3, 1)
+	got, err := b.Unconfirmed(b.ctx, p.Connector, at(50), 1)
+	b.must("read the first", err)
+	r := row(2)
+	equal(b, "first", got.First, []checkpoint.Unconfirmed{{Position: checkpoint.Position{Partition: p, Offset: 2, Route: r.Route},
+		EntityKey: checkpoint.EntityKey{Entity: r.Event.Entity, Key: "b"}, EventID: r.Event.ID, VendorID: "v2", Since: r.At, Due: at(40)}})
+
+	confirm(2)
+	confirm(2)
+	confirm(5) // nobody waits
+	check("confirmed", 4, 1, 3, 1, 1)
+	b.settle(checkpoint.Batch{Settlements: []checkpoint.Settlement{accepted(l, 6, "c", at(95))}})
+	check("the older one is moot", 4, 0, 1, 1, 4)
+
+	confirm(7) // faster than the outcome
+	check("early", 4, 0, 1, 1, 4)
+	b.reopen()
+	l = b.acquire(p)
+	b.settle(checkpoint.Batch{Settlements: []checkpoint.Settlement{accepted(l, 7, "g", at(20))}})
+	check("early, then accepted", 4, 0, 1, 1, 4)
+	b.settle(one(l, row(8)))
+	check("a delivered one", 4, 0, 1, 1, 4)
+}
+
 // testAwaitRacesSettle: whichever comes first, the waiter ends up woken (no lost wake-up).
 func testAwaitRacesSettle(b *bundle) {
 	const records = 200

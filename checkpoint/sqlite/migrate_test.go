@@ -40,7 +40,12 @@ func oldStore(t *testing.T, path string, version int) {
 		    '[{"n":1,"at":1780000000100,"step":"create","status":503,"verdict":"retry","sent":"answered"}]', '["k0"]');
 		INSERT INTO ledger (part, off, route, outcome, leader_epoch, event_hash, version, generation) VALUES (1, 10, 2, 2, 0, 0, 0, 0);`)
 	} else {
-		t.Fatal("write rows of this version here")
+		row := `{"cause":"held","at":1780000000123,"leader_epoch":4,"event_hash":-5,"event_id":"evt-9","type":"customer.changed","source":"crm","correlation":"req-\"9\"",` +
+			`"tenant":"acme","entity":"customer","key":"cus-1","version":12,"operation":"upsert","occurred_at":0,"schema":"customer/2","reason":"why","rule":"rule-1",` +
+			`"path":"/a/b","superseded_by":"evt-10","vendor_id":"usr_1","generation":2,"mapping":"map-1","plan":[{"step":"create","operation":"create_user","idempotency_key":"k1"}],` +
+			`"attempts":[{"n":1,"at":1780000000100,"step":"create","status":503,"verdict":"retry","sent":"answered"}],"past":["k0"]}`
+		fmt.Fprintf(&text, `INSERT INTO chunks (id, texts) VALUES (1, CAST('%s{}' AS BLOB));
+		INSERT INTO ledger (part, off, route, outcome, chunk, start, size) VALUES (1, 9, 2, 7, 1, 1, %d), (1, 10, 2, 2, 1, %d, 2);`, row, len(row), len(row)+1)
 	}
 	runSQL(t, path, text.String())
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/weirsync/weir/checkpoint"
 )
@@ -424,6 +425,39 @@ func (s *Store) Woken(ctx context.Context, connector string, limit int) ([]check
 		}, id, int64(limit))
 	})
 	return ws, err
+}
+
+// Unconfirmed tells of accepted records that wait for the vendor's word.
+func (s *Store) Unconfirmed(ctx context.Context, connector string, at time.Time, limit int) (checkpoint.Confirmations, error) {
+	var out checkpoint.Confirmations
+	err := s.read(ctx, "read unconfirmed records of connector "+connector, func(c *conn) error {
+		id, err := s.names.id(c, connector)
+		if err != nil || id == 0 {
+			return err
+		}
+		row := make([]driver.Value, 2)
+		if _, err := c.one("SELECT count(*), count(CASE WHEN due <= ? THEN 1 END) FROM unconfirmed WHERE connector = ? AND due > 0", row, at.UnixMilli(), id); err != nil {
+			return err
+		}
+		out = checkpoint.Confirmations{Waiting: int(asInt(row[0])), Overdue: int(asInt(row[1]))}
+		return c.query("SELECT part, off, route, entity, key, event_id, vendor_id, since, due FROM unconfirmed WHERE connector = ? AND due > 0 ORDER BY due, part, off, route LIMIT ?", func(v []driver.Value) error {
+			u := checkpoint.Unconfirmed{EventID: asText(v[5]), VendorID: asText(v[6]), Since: asTime(v[7]), Due: asTime(v[8])}
+			u.Position.Offset, u.EntityKey.Key = asInt(v[1]), asText(v[4])
+			var err error
+			if u.Position.Partition, err = s.names.part(c, asInt(v[0])); err != nil {
+				return err
+			}
+			if u.Position.Route, err = s.names.word(c, v[2]); err != nil {
+				return err
+			}
+			if u.EntityKey.Entity, err = s.names.word(c, v[3]); err != nil {
+				return err
+			}
+			out.First = append(out.First, u)
+			return nil
+		}, id, int64(limit))
+	})
+	return out, err
 }
 
 // Parked lists entries of the parked index.

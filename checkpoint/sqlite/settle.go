@@ -354,6 +354,11 @@ func (w *writer) settleOne(st *settlement) (woken int, err error) {
 			return 0, err
 		}
 	}
+	if p.unconfirmed > 0 || !st.Due.IsZero() {
+		if err := w.expectConfirmation(p, st, route); err != nil {
+			return 0, err
+		}
+	}
 	for i := range st.Close {
 		if err := w.closeParked(&st.Close[i], st); err != nil {
 			return 0, err
@@ -515,6 +520,52 @@ func (w *writer) saveState(p *part, s *preparedState) (woken int, err error) {
 	n, err := w.exec(q, args...)
 	w.cache.waiting[p.connector] -= n
 	return int(n), err
+}
+
+// expectConfirmation notes that the vendor is to say how an accepted request ended, unless it has done so, and forgets what
+// is moot.
+func (w *writer) expectConfirmation(p *part, st *settlement, route int64) error {
+	r := &st.Row
+	entity, err := w.word(r.Event.Entity)
+	if err != nil {
+		return err
+	}
+	// A row that is there says that the confirmation came first, whatever the outcome is.
+	early, err := w.exec("DELETE FROM unconfirmed WHERE part = ? AND off = ? AND route = ?", p.id, r.Offset, route)
+	if err != nil {
+		return err
+	}
+	p.unconfirmed -= early
+	if st.Moot {
+		n, err := w.exec("DELETE FROM unconfirmed WHERE part = ? AND entity = ? AND key = ? AND route = ? AND due > 0", p.id, entity, r.Event.Key, route)
+		if err != nil {
+			return err
+		}
+		p.unconfirmed -= n
+	}
+	if st.Due.IsZero() || early > 0 {
+		return nil
+	}
+	_, err = w.exec("INSERT INTO unconfirmed (part, off, route, connector, entity, key, event_id, vendor_id, since, due) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+		p.id, r.Offset, route, p.connector, entity, r.Event.Key, text(r.Event.ID), text(r.VendorID), w.time(r.At), max(st.Due.UnixMilli(), 1))
+	p.unconfirmed++
+	return err
+}
+
+// confirm notes that the vendor has said how a request ended.
+func (w *writer) confirm(p *part, off, route int64) error {
+	n, err := w.exec("DELETE FROM unconfirmed WHERE part = ? AND off = ? AND route = ? AND due > 0", p.id, off, route)
+	if err != nil || n > 0 {
+		p.unconfirmed -= n
+		return err
+	}
+	row := make([]driver.Value, 1)
+	if found, err := w.c.one("SELECT 1 FROM ledger WHERE part = ? AND off = ? AND route = ?", row, p.id, off, route); err != nil || found {
+		return err // nobody waits for it
+	}
+	n, err = w.exec("INSERT OR IGNORE INTO unconfirmed (part, off, route, connector, entity, key, due) VALUES (?, ?, ?, ?, 0, '', 0)", p.id, off, route, p.connector)
+	p.unconfirmed += n
+	return err
 }
 
 // closeParked resolves an entry that is open or released; a closed one stays as it is.
@@ -780,6 +831,11 @@ func (s *Store) Evidence(ctx context.Context, es []checkpoint.Evidence) error {
 			if _, err := w.exec("INSERT OR IGNORE INTO attempts (part, off, route, n, at, attempt) VALUES (?, ?, ?, ?, ?, ?)",
 				p.id, e.Position.Offset, route, int64(e.Attempt.N), atOrZero(e.Attempt.At), texts[i]); err != nil {
 				return err
+			}
+			if e.Confirms {
+				if err := w.confirm(p, e.Position.Offset, route); err != nil {
+					return err
+				}
 			}
 		}
 		return nil

@@ -92,6 +92,7 @@ type part struct {
 	skips         []checkpoint.Skip
 	open          int64 // rows in begins and plans
 	waiters       int64
+	unconfirmed   int64 // rows in unconfirmed
 	dirty         bool
 }
 
@@ -427,16 +428,18 @@ func (w *writer) load() error {
 		return err
 	}
 	for _, q := range []string{
-		"SELECT part, count(*), 0, 0 FROM begins GROUP BY part",
-		"SELECT part, count(*), 0, 0 FROM plans GROUP BY part",
-		"SELECT part, 0, count(*), 0 FROM waiters GROUP BY part",
-		"SELECT part, 0, 0, count(*) FROM waiters WHERE woken = 0 GROUP BY part",
+		"SELECT part, count(*), 0, 0, 0 FROM begins GROUP BY part",
+		"SELECT part, count(*), 0, 0, 0 FROM plans GROUP BY part",
+		"SELECT part, 0, count(*), 0, 0 FROM waiters GROUP BY part",
+		"SELECT part, 0, 0, count(*), 0 FROM waiters WHERE woken = 0 GROUP BY part",
+		"SELECT part, 0, 0, 0, count(*) FROM unconfirmed GROUP BY part",
 	} {
 		if err := w.c.query(q, func(row []driver.Value) error {
 			if p := byID[asInt(row[0])]; p != nil {
 				p.open += asInt(row[1])
 				p.waiters += asInt(row[2])
 				c.waiting[p.connector] += asInt(row[3])
+				p.unconfirmed += asInt(row[4])
 			}
 			return nil
 		}); err != nil {

@@ -413,6 +413,47 @@ func (l *logs) all() string {
 	}
 }
 
+// What the vendor accepted and has not confirmed is in the status, and named when it is overdue.
+func TestStatusUnconfirmed(t *testing.T) {
+	w := newWorld(t)
+	s, err := sqlite.Open(t.Context(), filepath.Join(w.dir, "weir.db"), sqlite.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	part := checkpoint.Partition{Connector: "plain", Topic: "canonical.customer", ID: checkpoint.TopicID{1}}
+	rec, err := s.Acquire(t.Context(), part, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	var batch checkpoint.Batch
+	for i, event := range []string{"evt-1", "evt-2"} {
+		batch.Settlements = append(batch.Settlements, checkpoint.Settlement{Lease: rec.Lease, Due: at.Add(time.Duration(i+1) * time.Hour), Row: checkpoint.Row{
+			Offset: int64(i), Route: "plain.customer", Outcome: checkpoint.Accepted, VendorID: "v-" + event, At: at, Event: checkpoint.Event{ID: event, Entity: "customer", Key: "CUST-" + event}}})
+	}
+	if _, err := s.Settle(t.Context(), batch); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		now  time.Time
+		want string
+	}{
+		{at.Add(30 * time.Minute), "plain: 2 accepted requests wait for the vendor's word, the first until 2026-01-02T04:04:05Z\n"},
+		{at.Add(90 * time.Minute), "plain: the vendor has not said how 1 of 2 accepted requests ended, and should have; the first since 2026-01-02T04:04:05Z: weir trace evt-1\n"},
+	} {
+		if r := invoke(t, w.dir, func(e *Env) { e.Now = func() time.Time { return c.now } }, "status"); !strings.Contains(r.stdout, c.want) {
+			t.Errorf("status:\n%s%s\nwant %q in it", r.stdout, r.stderr, c.want)
+		}
+	}
+	r := invoke(t, w.dir, func(e *Env) { e.Now = func() time.Time { return at.Add(90 * time.Minute) } }, "status", "--json")
+	if want := `"unconfirmed":{"waiting":2,"overdue":1,"first":[{"event_id":"evt-1","vendor_id":"v-evt-1","entity":"customer","key":"CUST-evt-1","since":"2026-01-02T03:04:05Z","due":"2026-01-02T04:04:05Z"},`; !strings.Contains(strings.ReplaceAll(strings.ReplaceAll(r.stdout, "\n", ""), " ", ""), want) {
+		t.Errorf("status --json:\n%s\nwant %s in it", r.stdout, want)
+	}
+}
+
 // parkedStore writes a store with a parked record, one that it holds, and the copies in Kafka.
 func parkedStore(t *testing.T, w *world) {
 	t.Helper()

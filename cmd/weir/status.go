@@ -45,6 +45,21 @@ type (
 		Credentials []deliver.Use `json:"credentials,omitempty"`
 		// Spent is what requests have cost, by the prices of the profile, since the processes that run now started.
 		Spent []deliver.Spent `json:"spent,omitempty"`
+		// Unconfirmed are the accepted records that wait for the vendor's word; left out if there are none.
+		Unconfirmed *unconfirmed `json:"unconfirmed,omitempty"`
+	}
+	unconfirmed struct {
+		Waiting int                 `json:"waiting"` // overdue among them
+		Overdue int                 `json:"overdue"`
+		First   []unconfirmedRecord `json:"first"` // those that are due first
+	}
+	unconfirmedRecord struct {
+		EventID  string    `json:"event_id"`
+		VendorID string    `json:"vendor_id,omitempty"`
+		Entity   string    `json:"entity"`
+		Key      string    `json:"key"`
+		Since    time.Time `json:"since"`
+		Due      time.Time `json:"due"`
 	}
 	partitionStatus struct {
 		Topic     string `json:"topic"`
@@ -73,7 +88,8 @@ at ops.listen, only where the store has no young report of it, as while the stor
 paused, halted (the credential is refused), outage (the vendor, Kafka or the store does not answer), held (a bulk-change
 guard, a gap or a lost store waits for an operator), stopped (no instance reported in the last 10 s).
 
-Lag is end offset less committed offset. A number that cannot be told is null in JSON and ? in the table.`,
+Lag is end offset less committed offset. A number that cannot be told is null in JSON and ? in the table. Below the table: what
+waits, and requests that the vendor accepted and has not said in time how they ended (unconfirmed in JSON).`,
 		Example: `  weir status
   weir status --json | jq '.connectors[] | {name, state, lag}'`,
 		Args: exactly(),
@@ -267,6 +283,15 @@ func (a *app) connectorStatus(ctx context.Context, cfg *config.Config, name stri
 		n := int64(len(open))
 		s.Parked = &n
 	}
+	if u, err := store.Unconfirmed(ctx, run, a.Now(), unconfirmedShown); err != nil {
+		problems = append(problems, err)
+	} else if u.Waiting > 0 {
+		s.Unconfirmed = &unconfirmed{Waiting: u.Waiting, Overdue: u.Overdue}
+		for _, r := range u.First {
+			s.Unconfirmed.First = append(s.Unconfirmed.First, unconfirmedRecord{EventID: r.EventID, VendorID: r.VendorID, Entity: r.EntityKey.Entity, Key: r.EntityKey.Key,
+				Since: r.Since.UTC(), Due: r.Due.UTC()})
+		}
+	}
 	if all, err := store.Statuses(ctx); err == nil { // if not, that is reported already
 		s.Credentials = usesOf(all, run)
 	}
@@ -302,6 +327,9 @@ func (a *app) connectorStatus(ctx context.Context, cfg *config.Config, name stri
 	})
 	return s, errors.Join(problems...)
 }
+
+// unconfirmedShown is how many unconfirmed records a status names.
+const unconfirmedShown = 20
 
 // parkedCountMax bounds the count of open parked records in a status: beyond a million the number no longer
 // matters.
@@ -389,6 +417,13 @@ func (a *app) printStatus(rep statusReport) error {
 			if p.State != "running" && p.State != stateStopped {
 				fmt.Fprintf(a.Stdout, "%s: %s/%d is %s at %s of %s: %s\n", c.Name, p.Topic, p.Partition, p.State, number(p.Mark), number(p.End), dash(p.Reason))
 			}
+		}
+		if u := c.Unconfirmed; u != nil && u.Overdue > 0 {
+			first := u.First[0]
+			fmt.Fprintf(a.Stdout, "%s: the vendor has not said how %d of %d accepted requests ended, and should have; the first since %s: weir trace %s\n",
+				c.Name, u.Overdue, u.Waiting, first.Due.Format(time.RFC3339), first.EventID)
+		} else if u != nil {
+			fmt.Fprintf(a.Stdout, "%s: %d accepted requests wait for the vendor's word, the first until %s\n", c.Name, u.Waiting, u.First[0].Due.Format(time.RFC3339))
 		}
 		printUses(a.Stdout, c.Name, c.Credentials, a.Now())
 	}

@@ -50,6 +50,7 @@ type Observer struct {
 	entries    *prometheus.GaugeVec
 	throttled  *prometheus.CounterVec
 	retention  *prometheus.GaugeVec
+	unsaid     *prometheus.GaugeVec
 
 	outcomes  memo[outcomeKey, outcomeSeries]
 	exchanges memo[attemptKey, attemptSeries]
@@ -102,6 +103,7 @@ func New(r prometheus.Registerer, vendor Vendor, routes map[string][]string) *Ob
 	o.batch = histogram("weir_batch_items", "Items of one batch request.", []float64{1, 2, 5, 10, 20, 50, 100, 200, 500, 1000}, "vendor", "operation")
 	o.references = counter("weir_reference_cache_requests_total", "Look-ups of referred entities, by whether memory had them.", "result")
 	o.entries = gauge("weir_ledger_entries", "Records without a final outcome, and those that wait for a person, by state.", "route", "state")
+	o.unsaid = gauge("weir_unconfirmed_records", "Accepted records of which the vendor has not said yet how they ended: still in time, or overdue.", "vendor", "state")
 	o.retention = gauge("weir_topic_retention_seconds", "retention.ms of a topic that is read; +Inf if it keeps records for ever.", "topic")
 	o.store = histogram("weir_ledger_operation_duration_seconds", "Store operations.", []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5}, "operation")
 	o.storeErrs = counter("weir_ledger_errors_total", "Store operations that failed.", "operation")
@@ -290,6 +292,12 @@ func (o *Observer) Referenced(hit bool) {
 // Entries shows how many records of a route are in a state.
 func (o *Observer) Entries(route, state string, n int) {
 	o.entries.WithLabelValues(route, state).Set(float64(n))
+}
+
+// Unconfirmed shows how many accepted records wait for the vendor's word.
+func (o *Observer) Unconfirmed(waiting, overdue int) {
+	o.unsaid.WithLabelValues(o.vendor, "waiting").Set(float64(waiting - overdue))
+	o.unsaid.WithLabelValues(o.vendor, "overdue").Set(float64(overdue))
 }
 
 // Throttled adds time in which requests waited for a quota.

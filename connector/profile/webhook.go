@@ -99,6 +99,8 @@ type Notice struct {
 	IdempotencyKey string
 	VendorID       string
 	Reference      string
+	// Pending: it reports that the request is still under way, and so confirms nothing.
+	Pending bool
 	// Echo: within this time after our own last request for the object, the event reports what we did ourselves. 0: never.
 	Echo time.Duration
 	// Fields are further declared fields.
@@ -138,9 +140,10 @@ type webhookFact struct {
 }
 
 type webhookDecl struct {
-	kind string
-	when *source
-	fact string
+	kind    string
+	when    *source
+	fact    string
+	pending bool
 	webhookFact
 }
 
@@ -156,6 +159,7 @@ type webhookEvent struct {
 	kind     string
 	when     *program
 	fact     string
+	pending  bool
 	values   map[string]*program
 	occurred *instant
 	fields   []namedProgram
@@ -358,6 +362,7 @@ func (r *reader) webhookDecl(n node) webhookDecl {
 	known["type"] = func(n node) { e.kind = r.text(n) }
 	known["when"] = func(n node) { s := r.expr(n); e.when = &s }
 	known["fact"] = func(n node) { e.fact = r.word(n) }
+	known["pending"] = func(n node) { e.pending = r.boolean(n) }
 	known["description"] = func(n node) { r.text(n) }
 	r.fields(n, known)
 	r.need(n, e.kind != "", "type", "the vendor's word for the event")
@@ -395,7 +400,7 @@ func (r *reader) compileWebhooks(w *webhooks) (*Webhooks, error) {
 	}
 	for i := range w.events {
 		d := &w.events[i]
-		e := &webhookEvent{kind: d.kind, fact: d.fact, when: compile(d.when), values: map[string]*program{}, echo: d.echo}
+		e := &webhookEvent{kind: d.kind, fact: d.fact, pending: d.pending, when: compile(d.when), values: map[string]*program{}, echo: d.echo}
 		if e.when != nil {
 			r.wants(e.when, "condition", "when")
 		}
@@ -522,7 +527,7 @@ func (w *Webhooks) Read(h http.Header, body []byte) (*Notice, error) {
 	if e == nil {
 		return n, nil
 	}
-	n.Fact, n.Echo = e.fact, e.echo
+	n.Fact, n.Pending, n.Echo = e.fact, e.pending, e.echo
 	id := make([]string, len(w.id))
 	for i, p := range w.id {
 		if id[i], err = textOf(p, a, "id"); err != nil {

@@ -115,7 +115,7 @@ func TestWebhookOfPushcash(t *testing.T) {
 	}{
 		{"approved", body("intent.approved", "approved"), &Notice{Type: "intent.approved", ID: "15:intent.approved8:intent_18:approved", Fact: "payment_succeeded", Object: "intent_1",
 			Status: "approved", Amount: &amount, Currency: "USD", At: at, IdempotencyKey: "k1", VendorID: "intent_1", Fields: map[string]string{"direction": "cash_in", "rail": "rtp"}}},
-		{"held for review", body("intent.approved", "pending"), &Notice{Type: "intent.approved", ID: "15:intent.approved8:intent_17:pending", Fact: "payment_in_review", Object: "intent_1",
+		{"held for review", body("intent.approved", "pending"), &Notice{Type: "intent.approved", ID: "15:intent.approved8:intent_17:pending", Fact: "payment_in_review", Pending: true, Object: "intent_1",
 			Status: "pending", Amount: &amount, Currency: "USD", At: at, IdempotencyKey: "k1", VendorID: "intent_1"}},
 		{"unknown type", body("intent.exploded", "approved"), &Notice{Type: "intent.exploded"}},
 	} {

@@ -101,7 +101,7 @@ func (f *fact) evidence() []checkpoint.Evidence {
 			return nil
 		}
 	}
-	return []checkpoint.Evidence{{Position: checkpoint.Position{Partition: r.Partition, Offset: r.Offset, Route: r.Route}, Attempt: a}}
+	return []checkpoint.Evidence{{Position: checkpoint.Position{Partition: r.Partition, Offset: r.Offset, Route: r.Route}, Attempt: a, Confirms: !f.notice.Pending}}
 }
 
 // detailStatusMax: a detail has at most 256 bytes, 60 of which are the fact's id and 64 its name.

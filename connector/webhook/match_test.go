@@ -45,7 +45,11 @@ func (l *ledger) settle(key string, version int64, out checkpoint.Outcome, vendo
 	}
 	r.Attempts = []checkpoint.Attempt{{N: 1, At: r.At, Status: 201, Verdict: "accept_pending", Sent: checkpoint.Answered}}
 	l.n++
-	if _, err := l.Settle(l.t.Context(), checkpoint.Batch{Settlements: []checkpoint.Settlement{{Lease: l.lease, Row: r}}}); err != nil {
+	st := checkpoint.Settlement{Lease: l.lease, Row: r}
+	if out == checkpoint.Accepted {
+		st.Due = r.At.Add(time.Hour)
+	}
+	if _, err := l.Settle(l.t.Context(), checkpoint.Batch{Settlements: []checkpoint.Settlement{st}}); err != nil {
 		l.t.Fatal(err)
 	}
 	return r
@@ -118,6 +122,9 @@ func TestConfirmation(t *testing.T) {
 	w.clock = now.Add(time.Hour)
 	if _, out := w.do(finfusionCall(finfusionSecret, "evt_5", "account.updated", "acc_1", now.Add(time.Hour))); out != Accepted {
 		t.Fatal(out)
+	}
+	if u, err := l.Unconfirmed(t.Context(), "c", w.clock, 1); err != nil || u.Waiting != 0 {
+		t.Errorf("unconfirmed %+v, %v: want none", u, err)
 	}
 	fs := w.kafka.facts(t)
 	m, _ := fs[0]["match"].(map[string]any)["com.weirsync.fact.Match"].(map[string]any)
@@ -220,4 +227,24 @@ func (w watched) Find(ctx context.Context, id string, limit int) ([]checkpoint.R
 	rows, err := w.ledger.Find(ctx, id, limit)
 	w.looked <- struct{}{}
 	return rows, err
+}
+
+// An event that says that the payment is still under way confirms nothing; the one that says how it ended does.
+func TestPendingConfirmsNothing(t *testing.T) {
+	l := newLedger(t, "c")
+	l.settle("inv-1", 1, checkpoint.Accepted, "intent_1", "k1")
+	w := newWorld(t, "pushcash", func(c *Config) { c.Store = l })
+	w.secret["webhook_secret"] = pushcashSecret
+	for i, c := range []struct {
+		status  string
+		waiting int
+	}{{"pending", 1}, {"approved", 0}} {
+		if resp, out := w.do(pushcashCall(pushcashSecret, "intent.approved", "intent_1", c.status, now.Add(time.Duration(i)*time.Minute))); out != Accepted {
+			t.Fatalf("%d %s", resp.StatusCode, out)
+		}
+		u, err := l.Unconfirmed(t.Context(), "c", w.clock, 1)
+		if err != nil || u.Waiting != c.waiting {
+			t.Errorf("after status %s: unconfirmed %+v, %v: want %d", c.status, u, err, c.waiting)
+		}
+	}
 }
