@@ -88,8 +88,8 @@ at ops.listen, only where the store has no young report of it, as while the stor
 paused, halted (the credential is refused), outage (the vendor, Kafka or the store does not answer), held (a bulk-change
 guard, a gap or a lost store waits for an operator), stopped (no instance reported in the last 10 s).
 
-Lag is end offset less committed offset. A number that cannot be told is null in JSON and ? in the table. Below the table: what
-waits, and requests that the vendor accepted and has not said in time how they ended (unconfirmed in JSON).`,
+Lag is end offset less committed offset. A number that cannot be told is null in JSON and ? in the table. Below the
+table: what waits, and requests that the vendor accepted and has not said in time how they ended (unconfirmed in JSON).`,
 		Example: `  weir status
   weir status --json | jq '.connectors[] | {name, state, lag}'`,
 		Args: exactly(),
