@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 )
 
@@ -209,7 +210,7 @@ type State struct {
 	EntityKey
 	Tenant string
 	// Versions holds the newest settled version per route and source system (lane.VersionKey).
-	Versions map[string]int64 `json:",omitempty"`
+	Versions Table[int64] `json:",omitempty"`
 	// LastTopic, LastPartition and LastOffset are where the newest record is that wrote this state.
 	LastTopic     TopicID
 	LastPartition int32 `json:",omitempty"`
@@ -221,7 +222,7 @@ type State struct {
 	// Remembered are further fields of answers or events that the profile keeps.
 	Remembered map[string]string `json:",omitempty"`
 	// Routes holds the state per route.
-	Routes map[string]RouteState `json:",omitempty"`
+	Routes Table[RouteState] `json:",omitempty"`
 }
 
 // RouteState is what one route of a connector knows of one entity.
@@ -245,10 +246,10 @@ type RouteState struct {
 // Clone is a deep copy.
 func (s *State) Clone() *State {
 	c := *s
-	c.Versions = maps.Clone(s.Versions)
+	c.Versions = slices.Clone(s.Versions)
 	c.IDs = maps.Clone(s.IDs)
 	c.Remembered = maps.Clone(s.Remembered)
-	c.Routes = maps.Clone(s.Routes)
+	c.Routes = slices.Clone(s.Routes)
 	return &c
 }
 

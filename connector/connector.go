@@ -217,6 +217,7 @@ type Connector struct {
 type entity struct {
 	state atomic.Pointer[checkpoint.State] // nil: none
 	part  *partition
+	kept  bool // memory has it (loop)
 }
 
 // A partition is one assignment of one partition.
@@ -290,7 +291,7 @@ func New(cfg Config, source func(kafka.Handler) (Source, error)) (*Connector, er
 		started:   time.Now(),
 	}
 	var err error
-	if c.entities, err = lru.New[checkpoint.EntityKey, *entity](cfg.Entities); err != nil {
+	if c.entities, err = lru.NewWithEvict(cfg.Entities, func(_ checkpoint.EntityKey, e *entity) { e.kept = false }); err != nil {
 		return nil, fmt.Errorf("connector %s: %w", cfg.Name, err)
 	}
 	c.patience.Store(&patience{cfg.AttemptsMax, cfg.ElapsedMax})

@@ -420,8 +420,14 @@ func (c *Connector) entityOf(p *partition, key checkpoint.EntityKey, loaded *che
 	}
 	e := &entity{part: p}
 	e.state.Store(loaded)
-	c.entities.Add(key, e)
+	c.keep(key, e)
 	return e
+}
+
+// keep puts an entity into memory (loop). The loop alone does, so that it also alone puts others out.
+func (c *Connector) keep(key checkpoint.EntityKey, e *entity) {
+	e.kept = true
+	c.entities.Add(key, e)
 }
 
 // fits reports whether a task's request could be built from what is known now, with a stand-in for references

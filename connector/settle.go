@@ -314,10 +314,9 @@ func (c *Connector) flushed(tasks []settled, retracted []retracted, marks map[*p
 			}
 			if rest := p.set.Remove(s.t); rest != nil {
 				c.wake(rest)
-			} else {
-				// Its lane held the state until now; if memory had lost the entity meanwhile, an intake under way
-				// would bring back what the store said before.
-				c.entities.Add(w.key, w.ent)
+			} else if !w.ent.kept {
+				// Its lane held the state until now; an intake under way would bring back what the store said before.
+				c.keep(w.key, w.ent)
 			}
 		}
 		if s.t.Released {

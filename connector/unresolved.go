@@ -146,10 +146,10 @@ func (c *Connector) skipStep(t *task, step *profile.Step) (next, bool) {
 		v = verdict{outcome: checkpoint.Unchanged, reason: notNeeded}
 	}
 	s := c.stateOf(t)
-	if rs := s.Routes[t.Route.Name]; sent && w.step == len(w.steps)-1 {
+	if rs := s.Routes.Get(t.Route.Name); sent && w.step == len(w.steps)-1 {
 		rs.Fingerprint, rs.Refused, rs.Generation = "", false, w.gens[w.step]
 		rs.Version = max(rs.Version, w.event.Version)
-		s.Routes[t.Route.Name] = rs
+		s.Routes.Set(t.Route.Name, rs)
 	}
 	w.plan[w.step].IdempotencyKey = "" // it names no request
 	return c.finishStep(t, step, s, v)
@@ -189,10 +189,10 @@ func (c *Connector) ignoredState(t *task, plan *profile.Plan) *checkpoint.State 
 	for _, id := range plan.Ends {
 		delete(s.IDs, id)
 	}
-	if rs := s.Routes[t.Route.Name]; len(plan.Ends) > 0 && rs.Fingerprint != "" {
+	if rs := s.Routes.Get(t.Route.Name); len(plan.Ends) > 0 && rs.Fingerprint != "" {
 		rs.Fingerprint = ""
 		rs.Generation++
-		s.Routes[t.Route.Name] = rs
+		s.Routes.Set(t.Route.Name, rs)
 	}
 	remember(s, plan.Leaves)
 	return s

@@ -887,7 +887,7 @@ func (w *work) atStep(state *checkpoint.State) {
 func (c *Connector) stepState(t *task, step *profile.Step, res *profile.Result) *checkpoint.State {
 	w := t.Work
 	s := c.stateOf(t)
-	rs := s.Routes[t.Route.Name]
+	rs := s.Routes.Get(t.Route.Name)
 	gen := w.gens[w.step]
 	if len(step.Ends) > 0 {
 		for _, id := range step.Ends {
@@ -902,7 +902,7 @@ func (c *Connector) stepState(t *task, step *profile.Step, res *profile.Result) 
 	}
 	rs.Refused = false
 	remember(s, res)
-	s.Routes[t.Route.Name] = rs
+	s.Routes.Set(t.Route.Name, rs)
 	return s
 }
 
@@ -914,9 +914,6 @@ func (c *Connector) stateOf(t *task) *checkpoint.State {
 	} else {
 		s = &checkpoint.State{EntityKey: t.Work.key}
 	}
-	if s.Routes == nil {
-		s.Routes = make(map[string]checkpoint.RouteState, 1)
-	}
 	if s.Tenant == "" && t.Work.event != nil {
 		s.Tenant = t.Work.event.Tenant
 	}
@@ -927,7 +924,7 @@ func routeState(s *checkpoint.State, route string) checkpoint.RouteState {
 	if s == nil {
 		return checkpoint.RouteState{}
 	}
-	return s.Routes[route]
+	return s.Routes.Get(route)
 }
 
 func (c *Connector) position(t *task) checkpoint.Position {
@@ -943,16 +940,13 @@ func (c *Connector) closing(t *task, v *verdict) error {
 	s := v.state
 	ev := w.event
 	if ev != nil && w.refused == nil {
-		if s.Versions == nil {
-			s.Versions = make(map[string]int64, 1)
-		}
 		vk := lane.VersionKey(t.Route.Name, ev.Source)
-		s.Versions[vk] = max(s.Versions[vk], ev.Version)
+		s.Versions.Set(vk, max(s.Versions.Get(vk), ev.Version))
 	}
 	if !t.Released {
 		s.LastTopic, s.LastPartition, s.LastOffset = w.part.id.ID, w.part.id.Index, t.Offset
 	}
-	rs := s.Routes[t.Route.Name]
+	rs := s.Routes.Get(t.Route.Name)
 	if w.lateUntil.After(rs.LateUntil) {
 		rs.LateUntil = w.lateUntil
 	}
@@ -994,7 +988,7 @@ func (c *Connector) closing(t *task, v *verdict) error {
 		}
 		rs.Open = 0
 	}
-	s.Routes[t.Route.Name] = rs
+	s.Routes.Set(t.Route.Name, rs)
 	return nil
 }
 
@@ -1008,7 +1002,7 @@ func (c *Connector) park(t *task, v verdict) next {
 	}
 	c.cfg.Fail("parked")
 	s := c.stateOf(t)
-	rs := s.Routes[t.Route.Name]
+	rs := s.Routes.Get(t.Route.Name)
 	if w.entry == nil {
 		rs.Open++
 	}
@@ -1018,7 +1012,7 @@ func (c *Connector) park(t *task, v verdict) next {
 		// The vendor refused this generation's request; a newer state is a new intent.
 		rs.Refused, rs.Generation = true, w.gens[w.step]
 	}
-	s.Routes[t.Route.Name] = rs
+	s.Routes.Set(t.Route.Name, rs)
 	v.state = s
 	gen := rs.Generation
 	v.park = &checkpoint.Parked{Position: c.position(t), EntityKey: w.key, Tenant: s.Tenant, EventID: w.event.ID, Version: w.event.Version,
@@ -1042,10 +1036,10 @@ func (c *Connector) deadLetter(t *task, state *checkpoint.State) next {
 	}
 	if t.Route.Semantics == profile.Every && len(w.rec.Key) > 0 {
 		s := c.stateOf(t)
-		rs := s.Routes[t.Route.Name]
+		rs := s.Routes.Get(t.Route.Name)
 		rs.Held = true
 		rs.Open++
-		s.Routes[t.Route.Name] = rs
+		s.Routes.Set(t.Route.Name, rs)
 		v.state = s
 		p := &checkpoint.Parked{Position: c.position(t), EntityKey: w.key, Tenant: s.Tenant, Cause: v.cause, Reason: v.reason, At: c.now(),
 			State: checkpoint.ParkedOpen, Since: c.now(), CopyTopic: placed.Topic, CopyPartition: placed.Partition, CopyOffset: placed.Offset}

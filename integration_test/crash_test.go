@@ -350,7 +350,7 @@ func (c *crash) newestCustomers() {
 			continue
 		}
 		seen++
-		if got, want := o.Object.Metadata["source_version"], fmt.Sprint(state.Routes["finfusion.customer"].Version); got != want || o.Object.Metadata["external_id"] != key.Key {
+		if got, want := o.Object.Metadata["source_version"], fmt.Sprint(state.Routes.Get("finfusion.customer").Version); got != want || o.Object.Metadata["external_id"] != key.Key {
 			c.t.Errorf("customer %s has version %s at FinFusion (external id %s), version %s was the last delivered", key.Key, got, o.Object.Metadata["external_id"], want)
 		}
 	}

@@ -37,8 +37,8 @@ func settlementAt(l checkpoint.Lease, off, entities int64) checkpoint.Settlement
 			Attempts: []checkpoint.Attempt{{N: 1, At: now, Step: "create", Status: 201, Verdict: "accept", Sent: checkpoint.Answered, Took: 41 * time.Millisecond}},
 			At:       now},
 		State: &checkpoint.State{EntityKey: checkpoint.EntityKey{Entity: "customer", Key: key}, Tenant: "acme",
-			Versions: map[string]int64{"crm": off/entities + 1}, IDs: map[string]string{"user_id": vendor},
-			Routes: map[string]checkpoint.RouteState{"customer.upsert": {Version: off/entities + 1, Fingerprint: hash}}},
+			Versions: checkpoint.Table[int64]{{Name: "crm", Value: off/entities + 1}}, IDs: map[string]string{"user_id": vendor},
+			Routes: checkpoint.Table[checkpoint.RouteState]{{Name: "customer.upsert", Value: checkpoint.RouteState{Version: off/entities + 1, Fingerprint: hash}}}},
 	}
 }
 

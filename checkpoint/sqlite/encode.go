@@ -300,7 +300,7 @@ func appendState(b []byte, s *checkpoint.State) []byte {
 	b = appendString(b, s.Tenant)
 	if len(s.Versions) > 0 {
 		b = append(b, `,"Versions":`...)
-		b = appendMap(b, s.Versions, func(b []byte, n int64) []byte { return strconv.AppendInt(b, n, 10) })
+		b = appendTable(b, s.Versions, func(b []byte, n int64) []byte { return strconv.AppendInt(b, n, 10) })
 	}
 	if s.LastTopic != (checkpoint.TopicID{}) {
 		b = append(b, `,"LastTopic":"`...)
@@ -322,7 +322,7 @@ func appendState(b []byte, s *checkpoint.State) []byte {
 	}
 	if len(s.Routes) > 0 {
 		b = append(b, `,"Routes":`...)
-		b = appendMap(b, s.Routes, appendRouteState)
+		b = appendTable(b, s.Routes, appendRouteState)
 	}
 	return append(b, '}')
 }
@@ -415,6 +415,19 @@ func appendMap[V any](b []byte, m map[string]V, value func([]byte, V) []byte) []
 		b = appendString(b, k)
 		b = append(b, ':')
 		b = value(b, v)
+	}
+	return append(b, '}')
+}
+
+func appendTable[V any](b []byte, t checkpoint.Table[V], value func([]byte, V) []byte) []byte {
+	b = append(b, '{')
+	for i := range t {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendString(b, t[i].Name)
+		b = append(b, ':')
+		b = value(b, t[i].Value)
 	}
 	return append(b, '}')
 }

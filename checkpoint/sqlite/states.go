@@ -179,9 +179,13 @@ func (w *writer) flushStates() error {
 	if _, err := w.c.exec("INSERT INTO state_log (seq, states) VALUES (?, ?)", l.next-1, l.buf); err != nil {
 		return err
 	}
-	maps.Copy(l.saved, l.unsaved)
+	if len(l.saved) == 0 {
+		l.saved, l.unsaved = l.unsaved, l.saved
+	} else {
+		maps.Copy(l.saved, l.unsaved)
+		clear(l.unsaved)
+	}
 	l.written += int64(len(l.buf))
-	clear(l.unsaved)
 	return nil
 }
 

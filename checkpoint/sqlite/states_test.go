@@ -23,7 +23,7 @@ func versionsOf(t *testing.T, s *Store, keys []checkpoint.EntityKey) map[string]
 	}
 	versions := make(map[string]int64, len(states))
 	for k, st := range states {
-		versions[k.Key] = st.Versions["crm"]
+		versions[k.Key] = st.Versions.Get("crm")
 	}
 	return versions
 }
@@ -35,7 +35,7 @@ func stateBatch(l checkpoint.Lease, off, version int64, keys []checkpoint.Entity
 		row := rowAt(l.Partition, off)
 		row.Event.Entity, row.Event.Key = k.Entity, k.Key
 		b.Settlements = append(b.Settlements, checkpoint.Settlement{Lease: l, Row: row,
-			State: &checkpoint.State{EntityKey: k, Tenant: "acme", Versions: map[string]int64{"crm": version}, IDs: map[string]string{"id": fmt.Sprint("id-", off)}}})
+			State: &checkpoint.State{EntityKey: k, Tenant: "acme", Versions: checkpoint.Table[int64]{{Name: "crm", Value: version}}, IDs: map[string]string{"id": fmt.Sprint("id-", off)}}})
 		off++
 	}
 	return b

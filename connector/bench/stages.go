@@ -199,8 +199,8 @@ func (b *bench) settleStage(ctx context.Context, c *profile.Compiled, route *pro
 						Version: ev.Version, Operation: string(ev.Operation), OccurredAt: ev.OccurredAt, Schema: string(ev.Subject)},
 					Plan:     []checkpoint.Step{{Step: req.Step, Operation: req.Operation.Name, IdempotencyKey: req.IdempotencyKey}},
 					Attempts: []checkpoint.Attempt{{N: 1, At: now, Step: req.Step, Status: 200, Verdict: string(profile.Accept), Sent: checkpoint.Answered, Took: time.Millisecond}}},
-				State: &checkpoint.State{EntityKey: checkpoint.EntityKey{Entity: ev.Entity, Key: ev.Key}, Tenant: ev.Tenant, Versions: map[string]int64{ev.Source: ev.Version},
-					Routes: map[string]checkpoint.RouteState{route.Name: {Version: ev.Version, Fingerprint: req.Fingerprint}}}})
+				State: &checkpoint.State{EntityKey: checkpoint.EntityKey{Entity: ev.Entity, Key: ev.Key}, Tenant: ev.Tenant, Versions: checkpoint.Table[int64]{{Name: ev.Source, Value: ev.Version}},
+					Routes: checkpoint.Table[checkpoint.RouteState]{{Name: route.Name, Value: checkpoint.RouteState{Version: ev.Version, Fingerprint: req.Fingerprint}}}}})
 			off++
 		}
 		_, err := store.Settle(ctx, batch)

@@ -158,7 +158,7 @@ func Older(r *profile.Route, ev *schema.Event, known *checkpoint.State, replayed
 	if known == nil || replayed || ev == nil || ev.Tombstone || ev.Version == 0 {
 		return false
 	}
-	n, ok := known.Versions[VersionKey(r.Name, ev.Source)]
+	n, ok := known.Versions.Find(VersionKey(r.Name, ev.Source))
 	return ok && ev.Version <= n
 }
 
@@ -169,7 +169,7 @@ func (l *Lane[W]) supersede(t *Task[W], known *checkpoint.State, fits func() boo
 	if known != nil {
 		object = len(known.IDs) > 0
 		for _, rs := range known.Routes {
-			object = object || rs.Fingerprint != "" // written under the entity's own id
+			object = object || rs.Value.Fingerprint != "" // written under the entity's own id
 		}
 	}
 	for i, q := range l.queue {

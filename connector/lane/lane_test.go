@@ -106,7 +106,7 @@ type step struct {
 
 // Each case admits its steps in order to one lane and lists what is left in the queue and what was superseded.
 func TestSupersede(t *testing.T) {
-	known := &checkpoint.State{EntityKey: key, IDs: map[string]string{"id": "x"}, Versions: map[string]int64{VersionKey("v.thing", "crm"): 10}}
+	known := &checkpoint.State{EntityKey: key, IDs: map[string]string{"id": "x"}, Versions: checkpoint.Table[int64]{{Name: VersionKey("v.thing", "crm"), Value: 10}}}
 	for name, tc := range map[string]struct {
 		known      *checkpoint.State
 		replayed   bool
