@@ -83,8 +83,8 @@ type batchVendor struct {
 	refuses bool
 	alone   func(nth int) bool // whether the answer to a single is lost
 	asked   map[string]int
-	refs    map[string]string // their ids by the reference that each came with
-	keys    map[string]bool   // that items came with
+	refs    map[string]string    // their ids by the reference that each came with
+	keys    map[string]time.Time // that items came with, and when
 }
 
 type storedAnswer struct {
@@ -103,7 +103,7 @@ func (v *batchVendor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	type person struct{ ID, Ref, Key string }
 	judge := func(p person) int {
-		if p.Key != "" && v.keys[p.Key] {
+		if at, ok := v.keys[p.Key]; ok && p.Key != "" && (v.keeps == 0 || time.Since(at) < v.keeps) {
 			return 200 // as before
 		}
 		v.asked[p.ID]++
@@ -113,7 +113,7 @@ func (v *batchVendor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		if status == 200 {
 			v.applied[p.ID]++
-			v.refs[p.Ref], v.keys[p.Key] = p.ID, true
+			v.refs[p.Ref], v.keys[p.Key] = p.ID, time.Now()
 		}
 		return status
 	}
@@ -124,6 +124,10 @@ func (v *batchVendor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(w, `{"id":"v-%s"}`, id)
 		}
 		fmt.Fprint(w, `]}`)
+		return
+	}
+	if strings.HasPrefix(r.URL.Path, "/touch/") {
+		fmt.Fprint(w, `{}`)
 		return
 	}
 	if r.URL.Path == "/people" {
@@ -207,28 +211,41 @@ func (v *batchVendor) counts(t *testing.T, want int) {
 
 func newBatchWorld(t *testing.T, class, linger string, people int) (*world, *batchVendor) {
 	t.Helper()
-	v := &batchVendor{applied: map[string]int{}, stored: map[string]storedAnswer{}, asked: map[string]int{}, refs: map[string]string{}, keys: map[string]bool{}}
+	w, v := newPeopleWorld(t, fmt.Sprintf(batchProfile, class, linger))
+	w.people(0, people)
+	return w, v
+}
+
+// newPeopleWorld is a world whose vendor keeps people.
+func newPeopleWorld(t *testing.T, text string) (*world, *batchVendor) {
+	t.Helper()
+	v := &batchVendor{applied: map[string]int{}, stored: map[string]storedAnswer{}, asked: map[string]int{}, refs: map[string]string{}, keys: map[string]time.Time{}}
 	w := newWorld(t, "plain", nil)
 	srv := httptest.NewServer(v)
 	t.Cleanup(srv.Close)
 	w.url = srv.URL
 	w.topics = map[string]string{"canonical.customer": "customer"}
 	w.kc.Topics = []string{"canonical.customer"}
-	p, err := profile.Parse("acme.yaml", fmt.Appendf(nil, batchProfile, class, linger))
+	p, err := profile.Parse("acme.yaml", []byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if w.profile, err = p.Compile(profile.Options{Connector: "v", Environment: "sandbox", BaseURL: w.url, Schemas: w.set}); err != nil {
 		t.Fatal(err)
 	}
+	return w, v
+}
+
+// people publishes some.
+func (w *world) people(from, to int) {
+	w.t.Helper()
 	var outs []kafka.Out
-	for i := range people {
+	for i := from; i < to; i++ {
 		id := fmt.Sprintf("p%03d", i)
 		event := fmt.Appendf(nil, `{"event_id":"e-%s","event_type":"customer.created","occurred_at":"2026-06-01T09:00:00Z","source_system":"crm","tenant":"acme","entity_version":1,"operation":"upsert","customer_id":%q,"kind":"person","legal_name":"Ada Byte","currency":"USD"}`, id, id)
 		outs = append(outs, kafka.Out{Topic: "canonical.customer", Key: []byte(id), Value: w.encode("customer", event)})
 	}
 	w.produce(outs...)
-	return w, v
 }
 
 // keyed is class key, named in a header: what FinFusion has.

@@ -61,6 +61,7 @@ type work struct {
 	lateUntil  time.Time
 	lateWait   time.Time // when a wait for late_apply ends, by the monotonic clock
 	checked    bool      // the next step's own condition holds
+	sure       bool      // it is known whether the next step may have been sent by a process whose writes are lost
 	probing    bool      // a read must tell whether the last send of the next step had its effect
 	probeUntil time.Time // until then that send may still be carried out
 	unread     failures  // of the probes since that send
@@ -315,16 +316,7 @@ func (c *Connector) plan(t *task, state *checkpoint.State, rs checkpoint.RouteSt
 			return n, true
 		}
 	}
-	op := w.steps[w.step].Operation
-	class := op.Class
-	unknown := class == profile.ClassNone || op.Batch != nil && !op.Batch.Apart() // a repeat could be a second effect
-	if t.Offset < w.part.lostBelow && unknown && (w.entry == nil || w.entry.Cause != checkpoint.CauseAmbiguous) {
-		// Whatever the store says: what it lost may have been the Begin of this record.
-		if op.Probe == nil {
-			return c.park(t, ambiguous("the store lost data, so this record may have been sent before")), true
-		}
-		w.probe(w.part.acquired.Add(op.LateApply))
-	}
+	class := w.steps[w.step].Operation.Class
 	if class != profile.ClassKey && c.late(w, rs.LateUntil) {
 		// A lost request may still be applied: the key's next different one waits (promise 2). A suspect too: it is
 		// not the lost request, for that one has its outcome.
@@ -515,6 +507,15 @@ func (c *Connector) send(t *task) (n next, done bool) {
 	if c.cfg.DryRun {
 		return c.rehearse(t, step)
 	}
+	if !w.sure {
+		w.sure = true
+		if c.lostSend(t, op) {
+			if op.Probe == nil {
+				return c.park(t, ambiguous("the store lost data, so this record may have been sent before")), true
+			}
+			w.probe(w.part.acquired.Add(op.LateApply))
+		}
+	}
 	if w.probing {
 		return c.probe(t, step)
 	}
@@ -530,6 +531,26 @@ func (c *Connector) send(t *task) (n next, done bool) {
 		return n, done
 	}
 	return c.judge(t, step, gate, pass, ex)
+}
+
+// lostSend reports whether the next step may have been sent by a process whose writes the store has lost, so that a repeat
+// could be a second effect. It is asked of each step: what was lost may be the Begin of any.
+func (c *Connector) lostSend(t *task, op *profile.Operation) bool {
+	w := t.Work
+	if t.Offset >= w.part.lostBelow || w.begun || w.entry != nil && w.entry.Cause == checkpoint.CauseAmbiguous {
+		return false
+	}
+	switch {
+	case op.Class == profile.ClassNone:
+		return true
+	case op.Batch != nil && !op.Batch.Apart():
+		return true
+	case op.Class == profile.ClassKey && op.KeyRetention > 0:
+		// No send is older than its record; a time of the future says nothing.
+		age := c.now().Sub(w.rec.Timestamp)
+		return age < 0 || age >= op.KeyRetention
+	}
+	return false
 }
 
 // takeSlot waits until one more request of the partition may be on the wire. It refuses where none is to start any
@@ -878,7 +899,7 @@ func (w *work) atStep(state *checkpoint.State) {
 	refs := w.in.Refs
 	w.in = input(w.event, state)
 	w.in.Refs = refs
-	w.request, w.checked, w.begun, w.backoff, w.firstSent = nil, false, false, nil, time.Time{}
+	w.request, w.checked, w.sure, w.begun, w.backoff, w.firstSent = nil, false, false, false, nil, time.Time{}
 	w.credential, w.doubt = "", false
 }
 
