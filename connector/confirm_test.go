@@ -75,7 +75,7 @@ func TestOverdueConfirmations(t *testing.T) {
 		t.Fatal(err)
 	}
 	watch := &confirmWatch{}
-	w.tweak = func(c *connector.Config) { c.Observer = watch }
+	w.tweak = func(c *connector.Config) { c.Observer, c.CalledBack = watch, true }
 	told := func(want [2]int) {
 		t.Helper()
 		var got [2]int

@@ -84,6 +84,8 @@ type Config struct {
 	Drain time.Duration
 	// CommitEvery is the interval of commits to Kafka. Default 500 ms.
 	CommitEvery time.Duration
+	// CalledBack: the vendor's webhooks are taken, so what it accepts for later is expected to be confirmed.
+	CalledBack bool
 	// Entities is how many entities' states are kept in memory. Default 100,000.
 	Entities int
 	Instance string // names this process in status rows

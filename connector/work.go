@@ -864,7 +864,10 @@ func (c *Connector) accepted(t *task, step *profile.Step, j profile.Judgement, r
 	}
 	v := verdict{outcome: checkpoint.Delivered}
 	if j.Verdict == profile.AcceptPending {
-		v.outcome, v.due = checkpoint.Accepted, c.now().Add(step.Operation.Deadline)
+		v.outcome = checkpoint.Accepted
+		if c.cfg.CalledBack {
+			v.due = c.now().Add(step.Operation.Deadline)
+		}
 	}
 	return c.finishStep(t, step, state, v)
 }

@@ -81,7 +81,7 @@ func runConnector(ctx context.Context, r connectorRun) error {
 		MaxInFlight: r.Config.Delivery.MaxInFlight, AttemptsMax: r.Config.Delivery.AttemptsMax, ElapsedMax: time.Duration(r.Config.Delivery.ElapsedMax),
 		ReferenceWait: time.Duration(r.Config.Delivery.ReferenceWait),
 		Drain:         time.Duration(r.Config.Delivery.DrainTimeout), WindowRecords: r.Config.Window.Records, WindowBytes: int64(r.Config.Window.Bytes),
-		DryRun: r.Config.DryRun(), Log: r.Log, Observer: observer, Fail: failpoint.Hit,
+		DryRun: r.Config.DryRun(), CalledBack: r.Facts, Log: r.Log, Observer: observer, Fail: failpoint.Hit,
 		SecretsPrint: func() string {
 			h := sha256.New()
 			for _, name := range append(slices.Clone(r.Profile.Secrets), r.Profile.OptionalSecrets...) {
