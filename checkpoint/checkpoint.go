@@ -332,7 +332,7 @@ type Unconfirmed struct {
 type Confirmations struct {
 	Waiting int // Overdue among them
 	Overdue int
-	// First are those that are due first.
+	// First are those that are due first, at least one of those that wait.
 	First []Unconfirmed
 }
 
@@ -563,7 +563,8 @@ type Store interface {
 	// the record's row, before and after the outcome, in order of number and time.
 	Evidence(ctx context.Context, es []Evidence) error
 
-	// Unconfirmed tells of the accepted records that wait for the vendor's word, as of a time; it lists at most limit.
+	// Unconfirmed tells of the accepted records that wait for the vendor's word, as of a time; it lists at most
+	// limit, at least 1. Numbers and list are of one moment.
 	Unconfirmed(ctx context.Context, connector string, at time.Time, limit int) (Confirmations, error)
 
 	// Rows lists ledger rows with from <= offset < to, by offset and route; rows of skips are synthesised as one

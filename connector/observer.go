@@ -36,7 +36,7 @@ type Observer interface {
 	Referenced(hit bool)
 	// Entries: so many records of a route are in a state (EntryStates), every second.
 	Entries(route, state string, n int)
-	// Unconfirmed: so many accepted records wait for the vendor's word, and of so many it is overdue, every few seconds;
+	// Unconfirmed: so many accepted records wait for the vendor's word, and of so many it is overdue, every second;
 	// never if the vendor says at once how a request ended.
 	Unconfirmed(waiting, overdue int)
 	// Throttled: requests waited for a quota for so long.

@@ -430,7 +430,7 @@ func (s *Store) Woken(ctx context.Context, connector string, limit int) ([]check
 // Unconfirmed tells of accepted records that wait for the vendor's word.
 func (s *Store) Unconfirmed(ctx context.Context, connector string, at time.Time, limit int) (checkpoint.Confirmations, error) {
 	var out checkpoint.Confirmations
-	err := s.read(ctx, "read unconfirmed records of connector "+connector, func(c *conn) error {
+	err := s.snapshot(ctx, "read unconfirmed records of connector "+connector, func(c *conn) error {
 		id, err := s.names.id(c, connector)
 		if err != nil || id == 0 {
 			return err
