@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/weirsync/weir/checkpoint"
+	"github.com/weirsync/weir/connector"
 )
 
 // lostProfile makes people one by one, in two steps: the second one has a class of its own.
@@ -149,5 +150,33 @@ func TestStoreOfABackup(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The age of a key is counted from its first send, whatever restarts there were since: a send whose answers are lost is not
+// made again once the vendor may have forgotten its key.
+func TestKeyAgesOverARestart(t *testing.T) {
+	t.Parallel() // it waits
+	w, v := newPeopleWorld(t, fmt.Sprintf(lostProfile, "key\n    key: {in: header, name: Idempotency-Key}\n    key_retention: 3s", "", "create"))
+	v.keeps = 3100 * time.Millisecond // a request takes its time to arrive
+	v.alone = func(int) bool { return true }
+	w.people(0, 1)
+	w.tweak = func(c *connector.Config) { c.Drain = time.Millisecond }
+	w.open()
+	_, stop := w.start()
+	time.Sleep(2 * time.Second)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.tweak = nil
+	w.open()
+	_, stop = w.start()
+	w.settleAll(20 * time.Second)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	v.counts(t, 1)
+	if got := w.outcomes(); got[checkpoint.ParkedOut] != 1 {
+		t.Errorf("outcomes %v, want it parked", got)
 	}
 }
