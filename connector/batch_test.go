@@ -270,6 +270,21 @@ func (w *world) outcomes() map[checkpoint.Outcome]int {
 	return m
 }
 
+// ambiguous counts the parked records, which must be ambiguous, all of them.
+func (w *world) ambiguous() int {
+	w.t.Helper()
+	entries, err := w.store.Parked(w.t.Context(), checkpoint.ParkedQuery{Connector: "v"})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.Cause != checkpoint.CauseAmbiguous {
+			w.t.Errorf("offset %d is parked as %s: %s", e.Position.Offset, e.Cause, e.Reason)
+		}
+	}
+	return len(entries)
+}
+
 // 100 people, of which 7 are refused and 5 fail at first: the accepted are settled once, the refused are parked, and the
 // failed go on at the head of their keys, without anybody who was accepted.
 func TestBatchOfManyResults(t *testing.T) {
@@ -525,17 +540,8 @@ func TestBatchInDoubtIsExhausted(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	entries, err := w.store.Parked(t.Context(), checkpoint.ParkedQuery{Connector: "v"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		if e.Cause != checkpoint.CauseAmbiguous {
-			t.Errorf("offset %d is parked as %s: %s", e.Position.Offset, e.Cause, e.Reason)
-		}
-	}
-	if len(entries) != 20 || len(v.batches) != 3 || len(v.singles) != 0 {
-		t.Errorf("%d parked after %d batches and %d alone, want 20, 3 and 0", len(entries), len(v.batches), len(v.singles))
+	if n := w.ambiguous(); n != 20 || len(v.batches) != 3 || len(v.singles) != 0 {
+		t.Errorf("%d parked after %d batches and %d alone, want 20, 3 and 0", n, len(v.batches), len(v.singles))
 	}
 }
 

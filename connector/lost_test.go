@@ -140,14 +140,8 @@ func TestStoreOfABackup(t *testing.T) {
 			if got := w.outcomes(); !maps.Equal(got, want) {
 				t.Errorf("outcomes %v, want %v", got, want)
 			}
-			entries, err := w.store.Parked(t.Context(), checkpoint.ParkedQuery{Connector: "v"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, e := range entries {
-				if e.Cause != checkpoint.CauseAmbiguous {
-					t.Errorf("offset %d is parked as %s: %s", e.Position.Offset, e.Cause, e.Reason)
-				}
+			if n := w.ambiguous(); n != c.parked {
+				t.Errorf("%d are parked, want %d", n, c.parked)
 			}
 		})
 	}
