@@ -404,6 +404,7 @@ func FuzzFields(f *testing.F) {
 func FuzzCursor(f *testing.F) {
 	f.Add(AppendCursor("users", 17), 20)
 	f.Add("djEudXNlcnMuMDAx", 20)
+	f.Add("djEudXNlcnMuM\r\r\rTc", 74)
 	f.Add("%%%", 0)
 	f.Fuzz(func(t *testing.T, cursor string, total int) {
 		n, err := ParseCursor("users", cursor, total)

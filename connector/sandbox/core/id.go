@@ -38,9 +38,10 @@ func AppendCursor(kind string, rows int) string {
 // ErrCursor says that a page cursor cannot be read or belongs to another list.
 var ErrCursor = errors.New("the cursor is not one that this list gave out")
 
-// ParseCursor reads a cursor of the list kind that holds total rows now.
+// ParseCursor reads a cursor of the list kind that holds total rows now. Only the text that AppendCursor makes is a
+// cursor: base64 alone would read others as the same one, since its decoder passes over line ends.
 func ParseCursor(kind, cursor string, total int) (rows int, err error) {
-	b, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
+	b, err := base64.RawURLEncoding.DecodeString(cursor)
 	if err != nil {
 		return 0, ErrCursor
 	}
@@ -49,7 +50,7 @@ func ParseCursor(kind, cursor string, total int) (rows int, err error) {
 		return 0, ErrCursor
 	}
 	rows, err = strconv.Atoi(digits)
-	if err != nil || rows < 0 || rows > total || strconv.Itoa(rows) != digits {
+	if err != nil || rows < 0 || rows > total || AppendCursor(kind, rows) != cursor {
 		return 0, ErrCursor
 	}
 	return rows, nil
