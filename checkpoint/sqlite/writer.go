@@ -446,11 +446,11 @@ func (w *writer) load() error {
 			return err
 		}
 	}
-	buf := w.cache.lookups.buf
+	kept := w.cache.lookups.scratch
 	if c.lookups, err = w.loadLookups(); err != nil {
 		return err
 	}
-	c.lookups.buf = buf
+	c.lookups.scratch = kept
 	w.cache = c
 	return nil
 }
