@@ -24,6 +24,8 @@ import (
 type wire interface {
 	// request makes a request of a path below a base URL, without headers and body.
 	request(method, base, path string) (*http.Request, error)
+	// release takes back a request that nobody looks at any more.
+	release(req *http.Request)
 	// exchange sends req once, with a body, and reads the answer, of whose body at most AnswerBytesMax+1 bytes count. It ends at the
 	// deadline or with ctx. connected reports whether a connection was obtained, whatever became of it. An error with
 	// an answer says that its body broke off.
@@ -52,8 +54,8 @@ const (
 
 // A direct wire speaks HTTP/1.1 without TLS: one exchange at a time on a connection, written and read by the calling
 // goroutine. net/http runs two more goroutines for each connection, whose wake-ups and channels cost as much again as
-// the exchange (docs/performance.md). Parsing is net/http's. What is not HTTP/1.1 in plain text, or goes through a proxy,
-// is left to it altogether.
+// the exchange (docs/performance.md). Answers are parsed by net/http, but for plain ones. What is not HTTP/1.1 in plain text,
+// or goes through a proxy, is left to it altogether.
 type direct struct {
 	dial    func(ctx context.Context, network, addr string) (net.Conn, error)
 	addr    string
@@ -198,6 +200,14 @@ func (d *direct) close() {
 	}
 }
 
+// requests are the memory of requests that were released.
+var requests = sync.Pool{New: func() any {
+	return &http.Request{URL: new(url.URL), Header: make(http.Header, headersUsual)}
+}}
+
+// headersUsual is how many headers most requests have at most.
+const headersUsual = 8
+
 func (d *direct) request(method, base, path string) (*http.Request, error) {
 	u, err := d.parseURL(base + path)
 	if err != nil {
@@ -206,18 +216,34 @@ func (d *direct) request(method, base, path string) (*http.Request, error) {
 	if !httpguts.ValidHeaderFieldName(method) { // a token like those: RFC 9110, 9.1
 		return nil, fmt.Errorf("method %q is none", method)
 	}
-	return &http.Request{Method: method, URL: u, Host: d.host, Header: make(http.Header, headersUsual)}, nil
+	req := requests.Get().(*http.Request)
+	*req.URL = u
+	*req = http.Request{Method: method, URL: req.URL, Host: d.host, Header: req.Header}
+	return req, nil
 }
 
-// headersUsual is how many headers most requests have at most.
-const headersUsual = 8
+func (d *direct) release(req *http.Request) {
+	clear(req.Header)
+	requests.Put(req)
+}
 
 // parseURL is url.Parse of an http URL of the wire's host, and takes a tenth of its time for those that most requests have:
 // without escapes.
-func (d *direct) parseURL(s string) (*url.URL, error) {
-	path, ok := strings.CutPrefix(s, "http://"+d.urlHost)
-	if !ok || path == "" || path[0] != '/' {
-		return url.Parse(s)
+func (d *direct) parseURL(s string) (url.URL, error) {
+	whole := func() (url.URL, error) {
+		u, err := url.Parse(s)
+		if err != nil {
+			return url.URL{}, err
+		}
+		return *u, nil
+	}
+	const scheme = "http://"
+	if !strings.HasPrefix(s, scheme) || !strings.HasPrefix(s[len(scheme):], d.urlHost) {
+		return whole()
+	}
+	path := s[len(scheme)+len(d.urlHost):]
+	if path == "" || path[0] != '/' {
+		return whole()
 	}
 	query := ""
 	for i := range len(path) {
@@ -226,17 +252,17 @@ func (d *direct) parseURL(s string) (*url.URL, error) {
 			continue
 		}
 		if c != '?' || i+1 == len(path) {
-			return url.Parse(s)
+			return whole()
 		}
 		path, query = path[:i], path[i+1:]
 		break
 	}
 	for i := range len(query) {
 		if c := query[i]; !isPlain(c) && c != '=' && c != '&' && c != ':' && c != ',' {
-			return url.Parse(s)
+			return whole()
 		}
 	}
-	return &url.URL{Scheme: "http", Host: d.urlHost, Path: path, RawQuery: query}, nil
+	return url.URL{Scheme: "http", Host: d.urlHost, Path: path, RawQuery: query}, nil
 }
 
 // isPlain reports whether a byte means itself in a URL, everywhere: RFC 3986, 2.3.
@@ -326,9 +352,14 @@ func (c *directConn) exchange(ctx context.Context, req *http.Request, body []byt
 		sending()
 	}
 	// A server may refuse a large request before it has read it, and close: its answer counts.
+	c.left = headerBytesMax
+	if ans, size, ok := readHead(c.r, req.Method); ok {
+		c.left = -1
+		ans.body, err = readSized(c.r, size)
+		return ans, err == nil && broke == nil && c.r.Buffered() == 0, err
+	}
 	var resp *http.Response
 	for interim := 0; ; interim++ {
-		c.left = headerBytesMax
 		if resp, err = http.ReadResponse(c.r, req); err != nil {
 			if broke != nil {
 				return nil, false, broke
@@ -344,6 +375,7 @@ func (c *directConn) exchange(ctx context.Context, req *http.Request, body []byt
 		if interim == interimMax {
 			return nil, false, fmt.Errorf("more than %d interim answers", interimMax)
 		}
+		c.left = headerBytesMax
 	}
 	c.left = -1
 	ans = &wireAnswer{status: resp.StatusCode, header: resp.Header}
@@ -355,12 +387,20 @@ func (c *directConn) exchange(ctx context.Context, req *http.Request, body []byt
 // readBody reads a body as far as it counts.
 func readBody(resp *http.Response) ([]byte, error) {
 	if n := resp.ContentLength; n >= 0 && n <= AnswerBytesMax {
-		if n == 0 {
-			return nil, nil
-		}
-		b := make([]byte, n)
-		got, err := io.ReadFull(resp.Body, b)
-		return b[:got], err
+		return readSized(resp.Body, int(n))
 	}
 	return io.ReadAll(io.LimitReader(resp.Body, AnswerBytesMax+1))
+}
+
+// readSized reads n bytes. With an error it answers those that came.
+func readSized(r io.Reader, n int) ([]byte, error) {
+	if n == 0 {
+		return nil, nil
+	}
+	b := make([]byte, n)
+	got, err := io.ReadFull(r, b)
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return b[:got], err
 }

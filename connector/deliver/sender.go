@@ -198,6 +198,7 @@ func (s *Sender) SendAs(ctx context.Context, r *profile.Request, credential stri
 		ex.Err = fmt.Errorf("build request %s %s: %w", r.Method, r.Path, err)
 		return ex
 	}
+	defer s.wire.release(req)
 	maps.Copy(req.Header, r.Header)
 	if s.cfg.UserAgent != "" {
 		req.Header["User-Agent"] = s.userAgent
@@ -273,6 +274,9 @@ func (t *transport) close() { t.client.CloseIdleConnections() }
 func (t *transport) request(method, base, path string) (*http.Request, error) {
 	return http.NewRequest(method, base+path, nil)
 }
+
+// release keeps nothing: a connection of net/http may still write a request whose answer has come.
+func (t *transport) release(*http.Request) {}
 
 func (t *transport) exchange(ctx context.Context, req *http.Request, body []byte, deadline time.Time) (*wireAnswer, bool, error) {
 	if len(body) > 0 {
