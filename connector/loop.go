@@ -110,9 +110,9 @@ func (c *Connector) roomToSend() bool {
 // standing is how many workers stand by. They are bounded as lanes that are ready and as outcomes to come.
 func (c *Connector) standing() int { return max(0, c.inFlight-c.cfg.MaxInFlight) }
 
-// settlingMin is how many outcomes may wait for the store, however few requests may be in flight: four transactions of the
-// size from which a larger one saves little. With two, all others wait for the store's one goroutine a tenth of the time.
-const settlingMin = 4 * flushRows
+// settlingMin is how many outcomes may wait for the store, however few requests may be in flight: with half as many, all
+// others wait for the store's one goroutine a tenth of the time.
+const settlingMin = 2 * flushRows
 
 // dispatch starts workers for the heads of ready lanes while there is room.
 func (c *Connector) dispatch() {
