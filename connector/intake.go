@@ -298,7 +298,8 @@ func (a *arrival) eventID() string {
 
 // EventHash is what the ledger recognises an event by: the first 8 bytes of SHA-256 of its id, big-endian.
 func EventHash(id string) uint64 {
-	h := sha256.Sum256([]byte(id))
+	var usual [64]byte // an id up to this takes no memory of its own
+	h := sha256.Sum256(append(usual[:0], id...))
 	return binary.BigEndian.Uint64(h[:8])
 }
 
@@ -355,8 +356,13 @@ func (c *Connector) admit(p *partition, a *arrival) {
 	state := ent.state.Load()
 	replayed := state != nil && state.LastTopic == p.id.ID && state.LastPartition == p.id.Index && a.rec.Offset < state.LastOffset
 	for i, rt := range a.routes {
-		w := &work{part: p, ent: ent, rec: a.rec, refused: a.refused, key: a.key, hash: a.hash, first: i == 0}
-		t := &task{Offset: a.rec.Offset, Route: rt, Event: a.event, Work: w}
+		// One piece of memory for both: they live and end together.
+		both := &struct {
+			t task
+			w work
+		}{w: work{part: p, ent: ent, rec: a.rec, refused: a.refused, key: a.key, hash: a.hash, first: i == 0}}
+		t, w := &both.t, &both.w
+		*t = task{Offset: a.rec.Offset, Route: rt, Event: a.event, Work: w}
 		w.open = p.open[position{a.rec.Offset, rt.Name}]
 		delete(p.open, position{a.rec.Offset, rt.Name}) // what is begun from now on is another send
 		if a.rec.Offset < p.suspectBelow || w.open != nil {

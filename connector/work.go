@@ -726,7 +726,7 @@ func (c *Connector) act(t *task, step *profile.Step, gate *gateQueue, ex deliver
 	}
 	if j.Verdict == profile.Conflict {
 		if c.readAgain(t) {
-			return next{kind: nextRetry, at: now, why: "conflict", evidence: &a}, true
+			return next{kind: nextRetry, at: now, why: "conflict", evidence: kept(a)}, true
 		}
 		j.Verdict = j.Then
 	}
@@ -745,42 +745,45 @@ func (c *Connector) act(t *task, step *profile.Step, gate *gateQueue, ex deliver
 			w.renewed = true
 			if op.KeyScoped && c.cfg.Sender.Carries() != ex.Credential {
 				if w.doubt {
-					return c.unresolved(t, op, otherCredential, &a)
+					return c.unresolved(t, op, otherCredential, kept(a))
 				}
 				w.begun = false
 			}
-			return next{kind: nextRetry, at: now, why: "token", evidence: &a}, true
+			return next{kind: nextRetry, at: now, why: "token", evidence: kept(a)}, true
 		}
 		if w.passes > 0 && ex.Sent == checkpoint.Answered {
 			// The credential was found good after the same answer: it is the record's own.
 			if w.doubt && op.Class == profile.ClassKey {
-				return c.unresolved(t, op, "an earlier try may have had its effect, and now the vendor refuses the credential for it", &a)
+				return c.unresolved(t, op, "an earlier try may have had its effect, and now the vendor refuses the credential for it", kept(a))
 			}
 			return c.park(t, verdict{cause: checkpoint.CauseRejected, reason: reasonOr(j.Reason, "unauthorized"), guidance: j.Guidance}), true
 		}
-		return next{kind: nextHalt, reason: a.Detail, evidence: &a}, true
+		return next{kind: nextHalt, reason: a.Detail, evidence: kept(a)}, true
 	case profile.Throttle:
 		if unsafe {
-			return c.unresolved(t, op, "the vendor throttled it without saying that it had no effect", &a)
+			return c.unresolved(t, op, "the vendor throttled it without saying that it had no effect", kept(a))
 		}
-		return c.throttled(t, gate, j, &a), true
+		return c.throttled(t, gate, j, kept(a)), true
 	case profile.Gone:
-		return next{kind: nextRetry, at: now.Add(deliver.BackoffMax), why: "gone", evidence: &a}, true
+		return next{kind: nextRetry, at: now.Add(deliver.BackoffMax), why: "gone", evidence: kept(a)}, true
 	}
 	if unsafe {
 		w.spent = c.countFailure(&w.failing, gate, ex)
-		return c.unresolved(t, op, fmt.Sprintf("sent, and the answer (%s) does not say whether it had an effect", answerWords(ex)), &a)
+		return c.unresolved(t, op, fmt.Sprintf("sent, and the answer (%s) does not say whether it had an effect", answerWords(ex)), kept(a))
 	}
 	if c.countFailure(&w.failing, gate, ex) {
 		return c.park(t, exhausted(len(w.attempts), answerWords(ex))), true
 	}
 	if at := gate.ProbeAt(); health == deliver.Failing && !at.IsZero() && j.Wait <= 0 {
 		// It waits with the others, behind them: an outage does not lengthen its own waits, and keys take turns to probe.
-		return next{kind: nextGate, gate: gate, at: at, why: "outage", evidence: &a}, true
+		return next{kind: nextGate, gate: gate, at: at, why: "outage", evidence: kept(a)}, true
 	}
 	wait := max(c.nextWait(t, op), j.Wait)
-	return next{kind: nextRetry, at: now.Add(wait), why: "retry", evidence: &a}, true
+	return next{kind: nextRetry, at: now.Add(wait), why: "retry", evidence: kept(a)}, true
 }
+
+// kept is an attempt in memory of its own: most need none.
+func kept(a checkpoint.Attempt) *checkpoint.Attempt { return &a }
 
 // leave gives a pass back and tells of the exchange. f are the failures before it.
 func (c *Connector) leave(t *task, f *failures, gate *gateQueue, pass *deliver.Pass, ex deliver.Exchange, j profile.Judgement, health deliver.Result, detail string) {
@@ -964,8 +967,7 @@ func (c *Connector) closing(t *task, v *verdict) error {
 	s := v.state
 	ev := w.event
 	if ev != nil && w.refused == nil {
-		vk := lane.VersionKey(t.Route.Name, ev.Source)
-		s.Versions.Set(vk, max(s.Versions.Get(vk), ev.Version))
+		lane.NoteVersion(s, t.Route.Name, ev.Source, ev.Version)
 	}
 	if !t.Released {
 		s.LastTopic, s.LastPartition, s.LastOffset = w.part.id.ID, w.part.id.Index, t.Offset

@@ -47,6 +47,8 @@ type AvroDecoder struct {
 	lookup Lookup
 	o      DecoderOptions
 	plans  *lru.Cache[planKey, *plan]
+	// subjects are those of the topics that have a name that is known before; never changed.
+	subjects map[string]Subject
 }
 
 var _ Decoder = (*AvroDecoder)(nil)
@@ -84,7 +86,14 @@ func NewDecoder(set *Set, lookup Lookup, o DecoderOptions) *AvroDecoder {
 	if err != nil {
 		panic(err) // only for a size that is not positive
 	}
-	return &AvroDecoder{set: set, lookup: lookup, o: o, plans: plans}
+	d := &AvroDecoder{set: set, lookup: lookup, o: o, plans: plans, subjects: make(map[string]Subject)}
+	for topic := range o.Topics {
+		d.subjects[topic] = valueSubject(topic)
+	}
+	for _, entity := range set.Entities() {
+		d.subjects["canonical."+entity] = valueSubject("canonical." + entity)
+	}
+	return d
 }
 
 // EntityOf is the entity whose events a topic carries, "" if none is known: DecoderOptions.Topics, else
@@ -237,10 +246,16 @@ func headerID(r *Record) string {
 	return ""
 }
 
+// valueSubject is the subject of a topic's values: the registry's TopicName strategy.
+func valueSubject(topic string) Subject { return Subject(topic + "-value") }
+
 // frame finds the writer schema and the bytes of the value itself. Errors: *RefusedError without its Event, else
 // the environment.
 func (d *AvroDecoder) frame(ctx context.Context, r *Record, reader *Schema) (*Schema, []byte, error) {
-	subject := Subject(r.Topic + "-value") // TopicName strategy
+	subject, known := d.subjects[r.Topic]
+	if !known {
+		subject = valueSubject(r.Topic)
+	}
 	bad := func(format string, a ...any) (*Schema, []byte, error) {
 		return nil, nil, &RefusedError{Cause: causeFraming, Reason: fmt.Sprintf(format, a...)}
 	}

@@ -2,6 +2,7 @@ package lane
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/weirsync/weir/checkpoint"
 	"github.com/weirsync/weir/connector/profile"
@@ -46,12 +47,23 @@ type Lane[W any] struct {
 
 	set    *Set[W]
 	queue  []*Task[W]
-	newest map[string]version // by VersionKey: the newest version queued
+	newest []version // the newest one queued of each route and source; few have more than one
 }
 
 type version struct {
-	n  int64
-	by string // event id
+	route, source string
+	n             int64
+	by            string // event id
+}
+
+// newestOf is the newest version queued of a route and source, nil if there is none.
+func (l *Lane[W]) newestOf(route, source string) *version {
+	for i := range l.newest {
+		if v := &l.newest[i]; v.route == route && v.source == source {
+			return v
+		}
+	}
+	return nil
 }
 
 // Head is the only task that may be worked on, nil if the lane is empty.
@@ -100,6 +112,26 @@ func (s *Set[W]) Lanes(f func(*Lane[W])) {
 // routes of an entity settle at different times.
 func VersionKey(route, source string) string { return route + "|" + source }
 
+// settledVersion finds a route and source in a state's versions; it makes no key to look for.
+func settledVersion(s *checkpoint.State, route, source string) *checkpoint.TableEntry[int64] {
+	for i := range s.Versions {
+		e := &s.Versions[i]
+		if r, ok := strings.CutPrefix(e.Name, route); ok && len(r) == 1+len(source) && r[0] == '|' && r[1:] == source {
+			return e
+		}
+	}
+	return nil
+}
+
+// NoteVersion raises a state's newest version of a route and source.
+func NoteVersion(s *checkpoint.State, route, source string, n int64) {
+	if e := settledVersion(s, route, source); e != nil {
+		e.Value = max(e.Value, n)
+		return
+	}
+	s.Versions.Set(VersionKey(route, source), max(n, 0))
+}
+
 // Admit puts a task at the end of its key's lane (a released one before those that were not started) and
 // returns the tasks that it supersedes, which have left the lane. known is the durable state of the entity, nil
 // if it has none. fits reports whether the event's own request could be built now: only then may it supersede
@@ -134,22 +166,23 @@ func (l *Lane[W]) judge(t *Task[W], known *checkpoint.State, replayed bool) {
 	if t.Event == nil || t.Route == nil {
 		return
 	}
-	vk := VersionKey(t.Route.Name, t.Event.Source)
 	if t.Event.Tombstone || t.Event.Version == 0 {
 		return
 	}
-	if v, ok := l.newest[vk]; ok && t.Event.Version <= v.n {
-		t.Stale, t.StaleBy = true, v.by
+	queued := l.newestOf(t.Route.Name, t.Event.Source)
+	if queued != nil && t.Event.Version <= queued.n {
+		t.Stale, t.StaleBy = true, queued.by
 		return
 	}
 	if !t.Started && Older(t.Route, t.Event, known, replayed) {
 		t.Stale = true
 		return
 	}
-	if l.newest == nil {
-		l.newest = make(map[string]version, 1)
+	if queued == nil {
+		l.newest = append(l.newest, version{route: t.Route.Name, source: t.Event.Source})
+		queued = &l.newest[len(l.newest)-1]
 	}
-	l.newest[vk] = version{t.Event.Version, t.Event.ID}
+	queued.n, queued.by = t.Event.Version, t.Event.ID
 }
 
 // Older reports whether a version of the same source that is not older than the event's is settled, so that the event
@@ -158,8 +191,8 @@ func Older(r *profile.Route, ev *schema.Event, known *checkpoint.State, replayed
 	if known == nil || replayed || ev == nil || ev.Tombstone || ev.Version == 0 {
 		return false
 	}
-	n, ok := known.Versions.Find(VersionKey(r.Name, ev.Source))
-	return ok && ev.Version <= n
+	settled := settledVersion(known, r.Name, ev.Source)
+	return settled != nil && ev.Version <= settled.Value
 }
 
 // supersede takes the older tasks of t's route out of the queue that were never started. A delete stays unless

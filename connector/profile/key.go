@@ -21,5 +21,7 @@ func Key(uid, route, step, intent string, generation uint32) string {
 		b = append(b, s...)
 	}
 	sum := sha256.Sum256(b)
-	return keyEncoding.EncodeToString(sum[:])
+	var text [(8*sha256.Size + 4) / 5]byte
+	keyEncoding.Encode(text[:], sum[:])
+	return string(text[:])
 }

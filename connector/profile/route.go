@@ -340,7 +340,9 @@ func (s *Step) Build(in *Input, generation uint32) (*Request, error) {
 		hashed = append(hashed[:buf.skipFrom], hashed[buf.skipTo:]...)
 	}
 	sum := sha256.Sum256(hashed)
-	req.Fingerprint = hex.EncodeToString(sum[:])
+	var text [2 * sha256.Size]byte
+	hex.Encode(text[:], sum[:])
+	req.Fingerprint = string(text[:])
 
 	req.Header = make(http.Header, len(op.headers)+1)
 	for _, h := range op.headers {
