@@ -1,7 +1,10 @@
 package integration_test
 
 import (
+	"bytes"
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/weirsync/weir/integration_test/harness"
@@ -11,7 +14,9 @@ import (
 // of design section 17. What they are, a busy machine does not say.
 func TestBench(t *testing.T) {
 	w := harness.NewWeir(t, harness.Build{})
-	r := w.MustRun(t, "bench", "--events", "1000", "--rounds", "1", "--in-flight", "64", "--latency", "2ms", "--rate", "2000", "--seed", "7", "--json")
+	profiles := filepath.Join(t.TempDir(), "profiles")
+	r := w.MustRun(t, "bench", "--events", "1000", "--rounds", "1", "--in-flight", "64", "--latency", "2ms", "--rate", "2000", "--seed", "7",
+		"--cpu-profile", profiles, "--json")
 	var report struct {
 		Machine   map[string]any   `json:"machine"`
 		Seed      int              `json:"seed"`
@@ -39,10 +44,21 @@ func TestBench(t *testing.T) {
 	if s["name"] != "2ms" || s["events"] != 1000.0 {
 		t.Errorf("name %v, events %v", s["name"], s["events"])
 	}
+	for _, arm := range []string{"bare", "weir"} {
+		b, err := os.ReadFile(filepath.Join(profiles, "2ms-1-"+arm+".pprof"))
+		if err != nil || !bytes.HasPrefix(b, []byte{0x1f, 0x8b}) { // pprof files are gzip
+			t.Errorf("the profile of %s has %d bytes, %v", arm, len(b), err)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		args []string
 		code int
 	}{
+		{[]string{"bench", "--cpu-profile", filepath.Join(file, "profiles")}, 2},
 		{[]string{"bench", "--scenario", "3ms"}, 2},
 		{[]string{"bench", "--events", "0"}, 2},
 		{[]string{"bench", "--rounds", "1000"}, 2},

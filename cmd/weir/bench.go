@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -50,6 +51,7 @@ backlog; with --rate they are from the time that an event was due. docs/performa
 	fs.StringSliceVar(&c.scenario, "scenario", nil, "scenario to run, 0ms or 50ms; may be repeated (default both)")
 	fs.DurationVar(&c.latency, "latency", 0, "run one scenario whose vendor answers after this time")
 	fs.StringSliceVar(&c.o.Brokers, "brokers", nil, "Kafka to use, host:port; topics of the run stay there (default an embedded broker)")
+	fs.StringVar(&c.o.ProfileDir, "cpu-profile", "", "folder for a CPU profile of each run of an arm, for go tool pprof; it costs some percent")
 	a.jsonFlag(cmd, "one JSON object {machine, seed, scenarios, stages}")
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
 		for _, name := range []string{"events", "in-flight", "rounds"} {
@@ -86,6 +88,16 @@ func (c *benchCmd) run(ctx context.Context) error {
 	}
 	c.o.Command = func(part string, args ...string) *exec.Cmd {
 		return c.Command(append([]string{"bench-part", "--log-level", "warn", part}, args...)...)
+	}
+	if c.o.ProfileDir != "" {
+		if err := c.MakeDir(c.o.ProfileDir); err != nil {
+			return yours("--cpu-profile "+c.o.ProfileDir, err, "name a folder that can be written")
+		}
+		dir, err := filepath.Abs(c.o.ProfileDir)
+		if err != nil {
+			return yours("--cpu-profile "+c.o.ProfileDir, err, "")
+		}
+		c.o.ProfileDir = dir
 	}
 	c.o.Log = &lockedWriter{mu: &c.stderrMu, w: c.Stderr}
 	var bar *progress

@@ -36,6 +36,9 @@ type Options struct {
 	Dir string
 	// Command makes the process of a part: PartWeir runs weir with the config file that is its argument.
 	Command func(part string, args ...string) *exec.Cmd
+	// ProfileDir is a folder that gets a CPU profile of each run of an arm, SCENARIO-ROUND-ARM.pprof; "" takes none. It is of
+	// the arm's whole run, with its start and the warm-up.
+	ProfileDir string
 	// Log takes what the parts write to stderr.
 	Log io.Writer
 	// Progress is called now and then while an arm runs.
@@ -144,14 +147,14 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 	}
 	report := &Report{Machine: machine(), Seed: o.Seed}
 	if len(b.brokers) == 0 {
-		p, err := b.start(PartBroker)
+		p, err := b.start("", PartBroker)
 		if err != nil {
 			return nil, err
 		}
 		defer func() { err = errors.Join(err, p.stop()) }()
 		b.brokers = []string{p.addr}
 	}
-	if b.vendor, err = b.start(PartVendor); err != nil {
+	if b.vendor, err = b.start("", PartVendor); err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, b.vendor.stop()) }()
@@ -269,7 +272,7 @@ func (b *bench) scenario(ctx context.Context, s Scenario) (*Result, error) {
 	var bares, weirs []run
 	for round := range b.o.Rounds {
 		for _, arm := range []string{PartBare, PartWeir} {
-			r, err := b.arm(ctx, s, topic, arm, fmt.Sprintf("%s, round %d of %d, %s", s.Name, round+1, b.o.Rounds, arm))
+			r, err := b.arm(ctx, s, topic, arm, round+1)
 			if err != nil {
 				return nil, err
 			}
@@ -284,7 +287,8 @@ func (b *bench) scenario(ctx context.Context, s Scenario) (*Result, error) {
 }
 
 // arm runs one arm once.
-func (b *bench) arm(ctx context.Context, s Scenario, topic, arm, what string) (r run, err error) {
+func (b *bench) arm(ctx context.Context, s Scenario, topic, arm string, round int) (r run, err error) {
+	what := fmt.Sprintf("%s, round %d of %d, %s", s.Name, round, b.o.Rounds, arm)
 	total := len(b.values.values)
 	var every time.Duration
 	if b.o.Rate > 0 {
@@ -308,14 +312,18 @@ func (b *bench) arm(ctx context.Context, s Scenario, topic, arm, what string) (r
 	if _, err := b.vendor.ask(request{Do: "arm", Events: total, Warm: b.warm, Keys: b.w.keys, Latency: s.Latency, Start: start.UnixNano(), Every: every}); err != nil {
 		return r, err
 	}
+	profile := ""
+	if b.o.ProfileDir != "" {
+		profile = filepath.Join(b.o.ProfileDir, fmt.Sprintf("%s-%d-%s.pprof", s.Name, round, arm))
+	}
 	var p *part
 	if arm == PartBare {
 		args := []string{topic, name, url, strconv.Itoa(b.o.InFlight)}
-		p, err = b.start(PartBare, append(args, b.brokers...)...)
+		p, err = b.start(profile, PartBare, append(args, b.brokers...)...)
 	} else {
 		var file string
 		if file, err = b.config(dir, name, topic, url); err == nil {
-			p, err = b.start(PartWeir, file)
+			p, err = b.start(profile, PartWeir, file)
 		}
 	}
 	if err != nil {

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
+	"runtime/pprof"
 	"time"
 )
 
@@ -99,18 +101,43 @@ func serve(ctx context.Context, in io.Reader, out io.Writer, ready answer, handl
 }
 
 // Under runs run, which is to be measured, as a part: it is stopped by the end of its context when in ends.
-func Under(ctx context.Context, in io.Reader, out io.Writer, run func(context.Context) error) error {
+func Under(ctx context.Context, in io.Reader, out io.Writer, run func(context.Context) error) (err error) {
+	if file := os.Getenv(profileVariable); file != "" {
+		stop, perr := profileCPU(file)
+		if perr != nil {
+			return perr
+		}
+		defer func() { err = errors.Join(err, stop()) }()
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() { done <- run(ctx); cancel() }()
-	err := serve(ctx, in, out, answer{}, nil)
+	err = serve(ctx, in, out, answer{}, nil)
 	cancel()
 	return errors.Join(err, <-done)
 }
 
-// keyVariable is the environment variable with the vendor's credential.
-const keyVariable = "WEIR_BENCH_KEY"
+// profileCPU profiles the process into a file until stop is called.
+func profileCPU(file string) (stop func() error, err error) {
+	f, err := os.Create(file)
+	if err != nil {
+		return nil, fmt.Errorf("profile the process: %w", err)
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(fmt.Errorf("profile the process into %s: %w", file, err), f.Close())
+	}
+	return func() error {
+		pprof.StopCPUProfile()
+		return f.Close()
+	}, nil
+}
+
+// Environment variables of a part.
+const (
+	keyVariable     = "WEIR_BENCH_KEY"         // the vendor's credential
+	profileVariable = "WEIR_BENCH_CPU_PROFILE" // the file of an arm's CPU profile, empty: none is taken
+)
 
 // A part is a process of a run, seen from the controller.
 type part struct {
@@ -124,11 +151,11 @@ type part struct {
 // stopMax bounds how long a part may take to end: Weir drains.
 const stopMax = 60 * time.Second
 
-// start starts a part and waits until it is ready.
-func (b *bench) start(name string, args ...string) (*part, error) {
+// start starts a part and waits until it is ready. profile is the file for its CPU profile, "" for none.
+func (b *bench) start(profile, name string, args ...string) (*part, error) {
 	cmd := b.o.Command(name, args...)
 	cmd.Stderr = b.o.Log
-	cmd.Env = append(cmd.Environ(), keyVariable+"=benchmark") // the vendor takes any
+	cmd.Env = append(cmd.Environ(), keyVariable+"=benchmark", profileVariable+"="+profile) // the vendor takes any key
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
