@@ -213,3 +213,26 @@ func BenchmarkLane(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "records/s")
 }
+
+// NoteVersion finds what VersionKey names, and nothing whose name only begins or ends like it. It never goes back.
+func TestNoteVersion(t *testing.T) {
+	s := &checkpoint.State{}
+	want := map[string]int64{}
+	for i, pair := range [][2]string{{"v.thing", "crm"}, {"v.thing", "crm2"}, {"v.thing2", "crm"}, {"v", "thing|crm"}, {"v.thing", ""}, {"v.thing", "m"}, {"", "v.thing|crm"}, {"v.thing2", "cr"}, {"v.thing", "|cr"}} {
+		n := int64(10 + i)
+		NoteVersion(s, pair[0], pair[1], n)
+		NoteVersion(s, pair[0], pair[1], n-5)
+		key := VersionKey(pair[0], pair[1])
+		want[key] = max(want[key], n)
+	}
+	NoteVersion(s, "v.new", "crm", -1)
+	want[VersionKey("v.new", "crm")] = 0
+	if len(s.Versions) != len(want) {
+		t.Errorf("versions %v, want %v", s.Versions, want)
+	}
+	for key, n := range want {
+		if got, ok := s.Versions.Find(key); !ok || got != n {
+			t.Errorf("version of %q is %d, %v; want %d", key, got, ok, n)
+		}
+	}
+}
