@@ -588,7 +588,7 @@ func TestLookupRunsMerge(t *testing.T) {
 	if want := next * 3; entries != want || stored != want { // event id, key, vendor id
 		t.Errorf("%d entries in the runs, %d stored; want %d", entries, stored, want)
 	}
-	if runs > 5*mergeRuns {
+	if runs > 2*mergeRuns {
 		t.Errorf("%d runs after 207 transactions: they are not merged", runs)
 	}
 	for off := int64(0); off < next; off += 17 {
