@@ -209,7 +209,7 @@ type EntityKey struct {
 type State struct {
 	EntityKey
 	Tenant string
-	// Versions holds the newest settled version per route and source system (lane.VersionKey).
+	// Versions holds the newest settled version per route and source system (lane.NoteVersion).
 	Versions Table[int64] `json:",omitempty"`
 	// LastTopic, LastPartition and LastOffset are where the newest record is that wrote this state.
 	LastTopic     TopicID

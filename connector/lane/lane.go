@@ -108,9 +108,9 @@ func (s *Set[W]) Lanes(f func(*Lane[W])) {
 	}
 }
 
-// VersionKey is the key of checkpoint.State.Versions: versions are compared per route and source, since the
+// versionKey is the key of checkpoint.State.Versions: versions are compared per route and source, since the
 // routes of an entity settle at different times.
-func VersionKey(route, source string) string { return route + "|" + source }
+func versionKey(route, source string) string { return route + "|" + source }
 
 // settledVersion finds a route and source in a state's versions; it makes no key to look for.
 func settledVersion(s *checkpoint.State, route, source string) *checkpoint.TableEntry[int64] {
@@ -129,7 +129,7 @@ func NoteVersion(s *checkpoint.State, route, source string, n int64) {
 		e.Value = max(e.Value, n)
 		return
 	}
-	s.Versions.Set(VersionKey(route, source), max(n, 0))
+	s.Versions.Set(versionKey(route, source), max(n, 0))
 }
 
 // Admit puts a task at the end of its key's lane (a released one before those that were not started) and

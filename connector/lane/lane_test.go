@@ -106,7 +106,7 @@ type step struct {
 
 // Each case admits its steps in order to one lane and lists what is left in the queue and what was superseded.
 func TestSupersede(t *testing.T) {
-	known := &checkpoint.State{EntityKey: key, IDs: map[string]string{"id": "x"}, Versions: checkpoint.Table[int64]{{Name: VersionKey("v.thing", "crm"), Value: 10}}}
+	known := &checkpoint.State{EntityKey: key, IDs: map[string]string{"id": "x"}, Versions: checkpoint.Table[int64]{{Name: versionKey("v.thing", "crm"), Value: 10}}}
 	for name, tc := range map[string]struct {
 		known      *checkpoint.State
 		replayed   bool
@@ -214,7 +214,7 @@ func BenchmarkLane(b *testing.B) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "records/s")
 }
 
-// NoteVersion finds what VersionKey names, and nothing whose name only begins or ends like it. It never goes back.
+// NoteVersion finds what versionKey names, and nothing whose name only begins or ends like it. It never goes back.
 func TestNoteVersion(t *testing.T) {
 	s := &checkpoint.State{}
 	want := map[string]int64{}
@@ -222,11 +222,11 @@ func TestNoteVersion(t *testing.T) {
 		n := int64(10 + i)
 		NoteVersion(s, pair[0], pair[1], n)
 		NoteVersion(s, pair[0], pair[1], n-5)
-		key := VersionKey(pair[0], pair[1])
+		key := versionKey(pair[0], pair[1])
 		want[key] = max(want[key], n)
 	}
 	NoteVersion(s, "v.new", "crm", -1)
-	want[VersionKey("v.new", "crm")] = 0
+	want[versionKey("v.new", "crm")] = 0
 	if len(s.Versions) != len(want) {
 		t.Errorf("versions %v, want %v", s.Versions, want)
 	}
