@@ -217,7 +217,8 @@ type State struct {
 	LastOffset    int64 `json:",omitempty"`
 	// Deleted: the newest settled event was a delete. Records that refer to it are parked.
 	Deleted bool `json:",omitempty"`
-	// IDs are vendor ids by their profile name, e.g. user_id. An entity with a vendor id resolves references.
+	// IDs are vendor ids by their profile name, e.g. user_id. An entity with a vendor id resolves references. Copies of a
+	// State share it and Remembered, so neither is changed once the State has it.
 	IDs map[string]string `json:",omitempty"`
 	// Remembered are further fields of answers or events that the profile keeps.
 	Remembered map[string]string `json:",omitempty"`
@@ -243,14 +244,55 @@ type RouteState struct {
 	LateUntil time.Time `json:",omitzero"`
 }
 
-// Clone is a deep copy.
+// Clone is a copy to change. IDs and Remembered are those of s, which nobody changes: most records leave them as they are,
+// see With and Without.
 func (s *State) Clone() *State {
 	c := *s
 	c.Versions = slices.Clone(s.Versions)
-	c.IDs = maps.Clone(s.IDs)
-	c.Remembered = maps.Clone(s.Remembered)
 	c.Routes = slices.Clone(s.Routes)
 	return &c
+}
+
+// With is m with other values for the names in more, without those whose value is "". It is m itself if that changes
+// nothing, and never changes m.
+func With(m, more map[string]string) map[string]string {
+	shared := true
+	for name, v := range more {
+		if m[name] == v {
+			continue
+		}
+		if shared {
+			m, shared = grown(m, len(more)), false
+		}
+		if v == "" {
+			delete(m, name)
+		} else {
+			m[name] = v
+		}
+	}
+	return m
+}
+
+// Without is m without some names. It is m itself if it has none of them, and never changes m.
+func Without(m map[string]string, names []string) map[string]string {
+	shared := true
+	for _, name := range names {
+		if _, ok := m[name]; !ok {
+			continue
+		}
+		if shared {
+			m, shared = maps.Clone(m), false
+		}
+		delete(m, name)
+	}
+	return m
+}
+
+// grown is a copy of m with room for n more.
+func grown(m map[string]string, n int) map[string]string {
+	c := make(map[string]string, len(m)+n)
+	maps.Copy(c, m)
+	return c
 }
 
 // A Position is one record on one route.

@@ -56,7 +56,8 @@ type arrival struct {
 	hash    uint64
 	routes  []*profile.Route // without an outcome yet
 	bytes   int
-	loaded  *checkpoint.State // what the store knew of the entity
+	ent     *entity           // that of memory, nil if it had none
+	loaded  *checkpoint.State // else what the store knew of the entity
 }
 
 // intake reads ledger rows and entity states, decodes, and hands records to the loop in offset order. It ends
@@ -308,12 +309,15 @@ func (c *Connector) loadStates(p *partition, as []arrival) bool {
 	var keys []checkpoint.EntityKey
 	asked := make(map[checkpoint.EntityKey]bool)
 	for i := range as {
-		if len(as[i].routes) == 0 || asked[as[i].key] {
+		a := &as[i]
+		if len(a.routes) == 0 {
 			continue
 		}
-		asked[as[i].key] = true
-		if e, ok := c.entities.Get(as[i].key); !ok || e.part != p {
-			keys = append(keys, as[i].key)
+		if e, ok := c.entities.Get(a.key); ok && e.part == p {
+			a.ent = e
+		} else if !asked[a.key] {
+			asked[a.key] = true
+			keys = append(keys, a.key)
 		}
 	}
 	if len(keys) == 0 {
@@ -324,7 +328,9 @@ func (c *Connector) loadStates(p *partition, as []arrival) bool {
 		return false
 	}
 	for i := range as {
-		as[i].loaded = states[as[i].key]
+		if as[i].ent == nil {
+			as[i].loaded = states[as[i].key]
+		}
 	}
 	return true
 }
@@ -352,7 +358,7 @@ func (c *Connector) admit(p *partition, a *arrival) {
 	if len(a.routes) == 0 {
 		return
 	}
-	ent := c.entityOf(p, a.key, a.loaded)
+	ent := c.entityOf(p, a)
 	state := ent.state.Load()
 	replayed := state != nil && state.LastTopic == p.id.ID && state.LastPartition == p.id.Index && a.rec.Offset < state.LastOffset
 	for i, rt := range a.routes {
@@ -417,16 +423,19 @@ const supersedesMax = 100
 
 // entityOf returns the entity of a key with its durable state. A key with tasks has its entity in them, so an
 // eviction from memory cannot lose a state that is newer than what was loaded.
-func (c *Connector) entityOf(p *partition, key checkpoint.EntityKey, loaded *checkpoint.State) *entity {
-	if l := p.set.Lane(key); l != nil && l.Head() != nil {
+func (c *Connector) entityOf(p *partition, a *arrival) *entity {
+	if l := p.set.Lane(a.key); l != nil && l.Head() != nil {
 		return l.Head().Work.ent
 	}
-	if e, ok := c.entities.Get(key); ok && e.part == p {
+	if a.ent != nil && a.ent.kept {
+		return a.ent // found in memory a moment ago, and still there
+	}
+	if e, ok := c.entities.Get(a.key); ok && e.part == p {
 		return e
 	}
 	e := &entity{part: p}
-	e.state.Store(loaded)
-	c.keep(key, e)
+	e.state.Store(a.loaded)
+	c.keep(a.key, e)
 	return e
 }
 

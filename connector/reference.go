@@ -350,7 +350,7 @@ func (c *Connector) admitReleased(e checkpoint.Parked, a *arrival) {
 		delete(c.releasing, e.Position)
 		return
 	}
-	ent := c.entityOf(p, a.key, a.loaded)
+	ent := c.entityOf(p, a)
 	w := &work{part: p, ent: ent, rec: a.rec, event: a.event, key: a.key, hash: a.hash, first: true, entry: &e, supersedes: e.Supersedes}
 	w.open = p.open[position{e.Position.Offset, route.Name}]
 	t := &task{Offset: e.Position.Offset, Route: route, Event: a.event, Work: w, Released: true}

@@ -163,20 +163,7 @@ func remember(s *checkpoint.State, res *profile.Result) {
 	if res == nil {
 		return
 	}
-	set := func(to *map[string]string, from map[string]string) {
-		for k, v := range from {
-			if v == "" {
-				delete(*to, k)
-				continue
-			}
-			if *to == nil {
-				*to = make(map[string]string, len(from))
-			}
-			(*to)[k] = v
-		}
-	}
-	set(&s.IDs, res.IDs)
-	set(&s.Remembered, res.Remembered)
+	s.IDs, s.Remembered = checkpoint.With(s.IDs, res.IDs), checkpoint.With(s.Remembered, res.Remembered)
 }
 
 // ignoredState is the entity's state after an event that means no request: what it ends is forgotten, with the
@@ -186,9 +173,7 @@ func (c *Connector) ignoredState(t *task, plan *profile.Plan) *checkpoint.State 
 		return nil
 	}
 	s := c.stateOf(t)
-	for _, id := range plan.Ends {
-		delete(s.IDs, id)
-	}
+	s.IDs = checkpoint.Without(s.IDs, plan.Ends)
 	if rs := s.Routes.Get(t.Route.Name); len(plan.Ends) > 0 && rs.Fingerprint != "" {
 		rs.Fingerprint = ""
 		rs.Generation++

@@ -917,9 +917,7 @@ func (c *Connector) stepState(t *task, step *profile.Step, res *profile.Result) 
 	rs := s.Routes.Get(t.Route.Name)
 	gen := w.gens[w.step]
 	if len(step.Ends) > 0 {
-		for _, id := range step.Ends {
-			delete(s.IDs, id)
-		}
+		s.IDs = checkpoint.Without(s.IDs, step.Ends)
 		rs.Fingerprint, rs.Generation = "", gen+1
 	} else if !step.Operation.Read {
 		rs.Fingerprint, rs.Generation = w.request.Fingerprint, gen
