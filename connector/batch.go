@@ -233,6 +233,7 @@ func (c *Connector) requestBundle(b *bundle) (pass *deliver.Pass, ex deliver.Exc
 	b.tries++
 	c.cfg.Observer.Batched(op.Name, len(b.items))
 	ex = c.cfg.Sender.SendAs(c.ctx, b.request, b.credential)
+	c.exchanges.note(ex.Took)
 	if !errors.Is(ex.Err, deliver.ErrOtherCredential) {
 		c.cfg.Fail("answered")
 	}

@@ -70,6 +70,9 @@ type Config struct {
 
 	// MaxInFlight bounds requests on the wire. Default 256.
 	MaxInFlight int
+	// RunDelay answers how long what was ready to run waited for a CPU since it was asked last, see [RunDelay]: while that is
+	// long, fewer requests may be on the wire. nil: always MaxInFlight.
+	RunDelay func() time.Duration
 	// WindowRecords and WindowBytes bound a partition's look-ahead. Defaults 5,000 and 32 MiB.
 	WindowRecords int
 	WindowBytes   int64
@@ -167,8 +170,9 @@ type Connector struct {
 	// lateApplyMax is the longest late_apply of the profile's operations.
 	lateApplyMax time.Duration
 
-	wire    *slots
-	stopped atomic.Bool // halted, for workers
+	wire      *slots
+	exchanges exchanges
+	stopped   atomic.Bool // halted, for workers
 
 	// The loop's own.
 	quit           bool
@@ -177,7 +181,8 @@ type Connector struct {
 	ready          []*keyLane
 	readyHead      int
 	inFlight       int
-	horizonLanes   int // of all partitions
+	limit          limit // of requests under way, at most MaxInFlight
+	horizonLanes   int   // of all partitions
 	gathering      map[batchKey]*bundle
 	bundles        []*bundle // ready to be sent
 	batch          checkpoint.Batch
@@ -281,6 +286,7 @@ func New(cfg Config, source func(kafka.Handler) (Source, error)) (*Connector, er
 		log:       cfg.Log.With("connector", cfg.Name),
 		box:       newMailbox(),
 		wire:      newSlots(cfg.MaxInFlight),
+		limit:     limit{slots: cfg.MaxInFlight},
 		tasks:     make(chan *task),
 		ended:     make(chan struct{}),
 		gates:     make(map[string]*gateQueue),
@@ -367,12 +373,21 @@ func (c *Connector) tick(ctx context.Context) {
 	defer commit.Stop()
 	slow := time.NewTicker(measureEvery)
 	defer slow.Stop()
+	var adapt <-chan time.Time
+	if c.cfg.RunDelay != nil {
+		often := time.NewTicker(adaptEvery)
+		defer often.Stop()
+		adapt = often.C
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-commit.C:
 			c.do(func() { c.commit(); c.wakeReferences() })
+		case <-adapt:
+			delay := c.cfg.RunDelay()
+			c.do(func() { c.adapt(delay) })
 		case <-slow.C:
 			c.do(c.takeReleased) // an operator releases by a row in the store
 			c.do(c.measure)

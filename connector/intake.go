@@ -92,7 +92,7 @@ func (c *Connector) intake(p *partition) {
 // outage or a reference, are not ready: behind them intake goes on, so that newer states conflate, up to the window.
 // It reports false when the assignment has ended.
 func (c *Connector) awaitRoom(p *partition) bool {
-	most := int64(max(readyMin, 2*c.cfg.MaxInFlight))
+	most := int64(max(readyMin, 2*c.wire.size()))
 	if c.readyLanes.Load() < most {
 		return true
 	}

@@ -162,3 +162,67 @@ func TestStandingBy(t *testing.T) {
 		t.Errorf("at most %d requests were on the wire at once, want %d", m, inFlight)
 	}
 }
+
+// limitObserver keeps what may be on the wire.
+type limitObserver struct {
+	connector.NopObserver
+	limit *atomic.Int64
+}
+
+func (o limitObserver) InFlight(_, limit int) { o.limit.Store(int64(limit)) }
+
+// While what is ready to run waits long for a CPU, an eighth of max_in_flight is under way, and all of it again afterwards.
+// Nothing is lost on the way.
+func TestFewerRequestsUnderPressure(t *testing.T) {
+	const events, inFlight, least = 6000, 256, 256 / 8
+	w := benchWorld(t, events)
+	var on, most, seen, limit, delay atomic.Int64
+	var hold atomic.Bool
+	release := make(chan struct{})
+	delay.Store(int64(time.Hour))
+	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		n := on.Add(1)
+		defer on.Add(-1)
+		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+		}
+		seen.Add(1)
+		if hold.Load() {
+			<-release
+		} else {
+			time.Sleep(20 * time.Millisecond)
+		}
+		rw.WriteHeader(http.StatusOK)
+	}))
+	defer srv.Close()
+	answer := sync.OnceFunc(func() { close(release) })
+	defer answer() // a failed test must not leave the server waiting
+	w.url = srv.URL
+	w.tweak = func(c *connector.Config) {
+		c.Log = slog.New(slog.DiscardHandler)
+		c.MaxInFlight = inFlight
+		c.Observer = limitObserver{limit: &limit}
+		c.RunDelay = func() time.Duration { return time.Duration(delay.Load()) }
+	}
+	w.start()
+	until := func(what string, ok func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: not so after 30 s; limit %d, at most %d at once, %d of %d sent", what, limit.Load(), most.Load(), seen.Load(), events)
+			}
+		}
+	}
+	until("the limit is lowered", func() bool { return limit.Load() == least })
+	until("what was above it is answered", func() bool { return on.Load() <= least })
+	most.Store(0)
+	at := seen.Load()
+	until("it goes on", func() bool { return seen.Load() > at+4*least })
+	if m := most.Load(); m > least {
+		t.Errorf("%d requests were on the wire at once, want at most %d", m, least)
+	}
+	hold.Store(true)
+	delay.Store(0)
+	until("the limit is raised", func() bool { return most.Load() == inFlight })
+	answer()
+	until("all is sent", func() bool { return seen.Load() == events })
+}

@@ -30,6 +30,8 @@ type Observer interface {
 	Quota(limit string, used float64)
 	// Remaining: how many requests the tightest limit still lets through now, every second; never if there is none.
 	Remaining(n int)
+	// InFlight: so many requests are on the wire, of so many that may be now, every second.
+	InFlight(n, limit int)
 	// Batched: a batch of an operation was sent, with so many items.
 	Batched(operation string, items int)
 	// Referenced: an entity that a record refers to was looked up; hit: memory had it.
@@ -94,6 +96,9 @@ func (NopObserver) Quota(string, float64) {}
 
 // Remaining ignores.
 func (NopObserver) Remaining(int) {}
+
+// InFlight ignores.
+func (NopObserver) InFlight(int, int) {}
 
 // Batched ignores.
 func (NopObserver) Batched(string, int) {}

@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// slots bounds the requests on the wire (config max_in_flight). A worker takes one when its request is made and gives
+// slots bounds the requests on the wire (config max_in_flight, and limit below it). A worker takes one when its request is made and gives
 // it back with the answer: what a record costs before and after that, planning and judging, is not taken from the
 // vendor's time, if others stand by. Those that wait are served in the order in which they came. Safe for concurrent
 // use.
@@ -67,6 +67,13 @@ func (s *slots) resize(most int) {
 	defer s.mu.Unlock()
 	s.most = most
 	s.serveLocked()
+}
+
+// size is how many there are.
+func (s *slots) size() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.most
 }
 
 func (s *slots) inUse() int {

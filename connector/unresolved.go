@@ -54,6 +54,7 @@ func (c *Connector) probe(t *task, step *profile.Step) (next, bool) {
 	}
 	w.sent = true // by whom ever: it counts as started
 	ex := c.cfg.Sender.Send(c.ctx, p.Request(w.request))
+	c.exchanges.note(ex.Took)
 	c.wire.give()
 	now := c.now()
 	j, health := c.weigh(p.Operation, ex)

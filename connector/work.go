@@ -602,6 +602,7 @@ func (c *Connector) request(t *task, step *profile.Step, gate *gateQueue) (pass 
 	}
 	w.sent, w.single = true, true
 	ex = c.cfg.Sender.SendAs(c.ctx, w.request, w.credential)
+	c.exchanges.note(ex.Took)
 	if errors.Is(ex.Err, deliver.ErrOtherCredential) {
 		gate.Leave(pass, c.now(), deliver.Unused)
 		if w.doubt {

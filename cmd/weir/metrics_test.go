@@ -57,6 +57,7 @@ func TestMetricsPage(t *testing.T) {
 	o.Breaker("create", deliver.Closed)
 	o.Quota("creates", 0.5)
 	o.Remaining(50)
+	o.InFlight(12, 64)
 	o.Unconfirmed(3, 1)
 	o.Stored("settle", time.Millisecond, errors.New("full"))
 	o.Rebalanced()

@@ -1,0 +1,105 @@
+package connector
+
+import (
+	"math"
+	"runtime/metrics"
+	"sync/atomic"
+	"time"
+)
+
+// More requests under way than it takes to make up for the vendor's time gain nothing. Where answers wait for a CPU of ours
+// they wait for one another, and what each needs (its stack, its socket, its event) has left the processor's caches when its
+// turn comes: with a vendor that answers at once, an event of 512 under way takes a third more CPU than one of 64.
+//
+// So fewer requests may be under way while what is ready to run waits long for a CPU, beside what an exchange takes: an
+// adaptive concurrency limit, of which max_in_flight is the most. The vendor's own time is no reason: with a slow one the
+// wait is short beside the exchange, whatever its time does. The limit returns when the wait is short again, which it soon is
+// if the CPU was taken by others: a process that uses less of it than its share is served at once.
+const (
+	// adaptEvery is how often the limit is set. An interval at full load has a hundred exchanges at least.
+	adaptEvery = 100 * time.Millisecond
+	// delayMatters is from which wait for a CPU, on average, fewer requests may be under way. Half of it is short.
+	delayMatters = 750 * time.Microsecond
+	// delayShare is from which part of an exchange the wait matters; from half of it down it is short.
+	delayShare = 12
+	// slotsShare is the part of max_in_flight that may always be under way, and slotsMin how many if that is less.
+	slotsShare = 8
+	slotsMin   = 16
+)
+
+// exchanges sums up exchanges of an interval. Safe for concurrent use.
+type exchanges struct {
+	n, took atomic.Int64
+}
+
+func (e *exchanges) note(took time.Duration) {
+	e.n.Add(1)
+	e.took.Add(int64(took))
+}
+
+// mean is the mean time of the exchanges since it was asked last, 0 if there were none.
+func (e *exchanges) mean() time.Duration {
+	n, took := e.n.Swap(0), e.took.Swap(0)
+	return time.Duration(took / max(n, 1))
+}
+
+// A limit is how many requests may be under way now.
+type limit struct {
+	slots   int
+	pressed bool // what was ready to run waited long in the last interval
+}
+
+// adapt sets the limit, to most at most, after an interval in which what was ready to run waited for delay and an exchange
+// took exchange, both on average; an exchange of 0 says that there was none. One interval alone may be that of a garbage
+// collection: only with the second one the limit is lowered.
+func (l *limit) adapt(most int, delay, exchange time.Duration) {
+	pressed := exchange > 0 && delay > max(delayMatters, exchange/delayShare)
+	switch {
+	case pressed && l.pressed:
+		l.slots -= l.slots / 4
+	case delay < max(delayMatters, exchange/delayShare)/2:
+		l.slots += l.slots/2 + 1
+	}
+	l.pressed = pressed
+	l.slots = min(most, max(l.slots, most/slotsShare, slotsMin))
+}
+
+// adapt sets how many requests may be under way (loop).
+func (c *Connector) adapt(delay time.Duration) {
+	before := c.limit.slots
+	if c.limit.adapt(c.cfg.MaxInFlight, delay, c.exchanges.mean()); c.limit.slots != before {
+		c.wire.resize(c.limit.slots)
+	}
+}
+
+// RunDelay answers how long goroutines of the process that were ready to run waited for a CPU, on average, since it was asked
+// last (runtime/metrics, /sched/latencies:seconds). It takes some microseconds. One goroutine may use it.
+func RunDelay() func() time.Duration {
+	sample := []metrics.Sample{{Name: "/sched/latencies:seconds"}}
+	var before []uint64
+	return func() time.Duration {
+		metrics.Read(sample)
+		if sample[0].Value.Kind() != metrics.KindFloat64Histogram {
+			return 0 // a later Go has it no more: the limit stays what it is configured to be
+		}
+		h := sample[0].Value.Float64Histogram()
+		if before == nil {
+			before = make([]uint64, len(h.Counts))
+		}
+		var n, sum float64
+		for i, count := range h.Counts {
+			low, high := h.Buckets[i], h.Buckets[i+1]
+			if math.IsInf(low, -1) {
+				low = 0
+			}
+			if math.IsInf(high, 1) {
+				high = low
+			}
+			more := float64(count - before[i])
+			n += more
+			sum += more * (low + high) / 2
+			before[i] = count
+		}
+		return time.Duration(sum / max(n, 1) * float64(time.Second))
+	}
+}
