@@ -70,8 +70,8 @@ type Config struct {
 
 	// MaxInFlight bounds requests on the wire. Default 256.
 	MaxInFlight int
-	// RunDelay answers how long what was ready to run waited for a CPU since it was asked last, see [RunDelay]: while that is
-	// long, fewer requests may be on the wire. nil: always MaxInFlight.
+	// RunDelay answers how long what was ready to run waited for a CPU since it was asked last, see [RunDelay]: as long as that
+	// is not short, fewer requests may be on the wire. nil: always MaxInFlight.
 	RunDelay func() time.Duration
 	// WindowRecords and WindowBytes bound a partition's look-ahead. Defaults 5,000 and 32 MiB.
 	WindowRecords int
@@ -285,8 +285,7 @@ func New(cfg Config, source func(kafka.Handler) (Source, error)) (*Connector, er
 		cfg:       cfg,
 		log:       cfg.Log.With("connector", cfg.Name),
 		box:       newMailbox(),
-		wire:      newSlots(cfg.MaxInFlight),
-		limit:     limit{slots: cfg.MaxInFlight},
+		limit:     firstLimit(&cfg),
 		tasks:     make(chan *task),
 		ended:     make(chan struct{}),
 		gates:     make(map[string]*gateQueue),
@@ -298,6 +297,7 @@ func New(cfg Config, source func(kafka.Handler) (Source, error)) (*Connector, er
 		gathering: make(map[batchKey]*bundle),
 		started:   time.Now(),
 	}
+	c.wire = newSlots(c.limit.slots)
 	var err error
 	if c.entities, err = lru.NewWithEvict(cfg.Entities, func(_ checkpoint.EntityKey, e *entity) { e.kept = false }); err != nil {
 		return nil, fmt.Errorf("connector %s: %w", cfg.Name, err)

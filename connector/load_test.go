@@ -171,31 +171,31 @@ type limitObserver struct {
 
 func (o limitObserver) InFlight(_, limit int) { o.limit.Store(int64(limit)) }
 
-// While what is ready to run waits long for a CPU, an eighth of max_in_flight is under way, and all of it again afterwards.
-// Nothing is lost on the way.
+// As many requests as are needed are under way, up to max_in_flight; while what is ready to run waits long for a CPU, an
+// eighth of it, and all again afterwards. Nothing is lost on the way.
 func TestFewerRequestsUnderPressure(t *testing.T) {
-	const events, inFlight, least = 6000, 256, 256 / 8
+	const events, inFlight, least = 10_000, 256, 256 / 8
 	w := benchWorld(t, events)
 	var on, most, seen, limit, delay atomic.Int64
-	var hold atomic.Bool
-	release := make(chan struct{})
-	delay.Store(int64(time.Hour))
+	var hold atomic.Pointer[chan struct{}] // closed: answers go on
+	stop := func() (release func()) {
+		ch := make(chan struct{})
+		hold.Store(&ch)
+		release = sync.OnceFunc(func() { close(ch) })
+		t.Cleanup(release) // a failed test must not leave the server waiting
+		return release
+	}
 	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
 		n := on.Add(1)
 		defer on.Add(-1)
 		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
 		}
 		seen.Add(1)
-		if hold.Load() {
-			<-release
-		} else {
-			time.Sleep(20 * time.Millisecond)
-		}
+		<-*hold.Load()
+		time.Sleep(20 * time.Millisecond)
 		rw.WriteHeader(http.StatusOK)
 	}))
-	defer srv.Close()
-	answer := sync.OnceFunc(func() { close(release) })
-	defer answer() // a failed test must not leave the server waiting
+	t.Cleanup(srv.Close)
 	w.url = srv.URL
 	w.tweak = func(c *connector.Config) {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -203,6 +203,7 @@ func TestFewerRequestsUnderPressure(t *testing.T) {
 		c.Observer = limitObserver{limit: &limit}
 		c.RunDelay = func() time.Duration { return time.Duration(delay.Load()) }
 	}
+	release := stop()
 	w.start()
 	until := func(what string, ok func() bool) {
 		t.Helper()
@@ -212,6 +213,9 @@ func TestFewerRequestsUnderPressure(t *testing.T) {
 			}
 		}
 	}
+	until("the limit is raised", func() bool { return on.Load() == inFlight })
+	delay.Store(int64(time.Hour))
+	release()
 	until("the limit is lowered", func() bool { return limit.Load() == least })
 	until("what was above it is answered", func() bool { return on.Load() <= least })
 	most.Store(0)
@@ -220,9 +224,12 @@ func TestFewerRequestsUnderPressure(t *testing.T) {
 	if m := most.Load(); m > least {
 		t.Errorf("%d requests were on the wire at once, want at most %d", m, least)
 	}
-	hold.Store(true)
+	release = stop()
 	delay.Store(0)
-	until("the limit is raised", func() bool { return most.Load() == inFlight })
-	answer()
+	until("the limit is raised again", func() bool { return most.Load() == inFlight })
+	release()
 	until("all is sent", func() bool { return seen.Load() == events })
+	if m := most.Load(); m != inFlight {
+		t.Errorf("%d requests were on the wire at once, want at most %d", m, inFlight)
+	}
 }

@@ -11,17 +11,19 @@ import (
 // they wait for one another, and what each needs (its stack, its socket, its event) has left the processor's caches when its
 // turn comes: with a vendor that answers at once, an event of 512 under way takes a third more CPU than one of 64.
 //
-// So fewer requests may be under way while what is ready to run waits long for a CPU, beside what an exchange takes: an
-// adaptive concurrency limit, of which max_in_flight is the most. The vendor's own time is no reason: with a slow one the
-// wait is short beside the exchange, whatever its time does. The limit returns when the wait is short again, which it soon is
-// if the CPU was taken by others: a process that uses less of it than its share is served at once.
+// So few are under way at first, and more as long as there is work for more and what is ready to run waits shortly for a CPU,
+// beside what an exchange takes; where it waits long, fewer: an adaptive concurrency limit, of which max_in_flight is the
+// most. The vendor's own time is no reason: with a slow one the wait is short beside the exchange, whatever its time does. If
+// others take the CPU, the wait is soon short again: a process that uses less of it than its share is served at once.
 const (
-	// adaptEvery is how often the limit is set. An interval at full load has a hundred exchanges at least.
-	adaptEvery = 100 * time.Millisecond
+	// adaptEvery is how often the limit is set: from its least to its most it takes six times.
+	adaptEvery = 50 * time.Millisecond
 	// delayMatters is from which wait for a CPU, on average, fewer requests may be under way. Half of it is short.
 	delayMatters = 750 * time.Microsecond
 	// delayShare is from which part of an exchange the wait matters; from half of it down it is short.
 	delayShare = 12
+	// pressedMin is in how many intervals in a row the wait must matter. One or two may be those of a garbage collection.
+	pressedMin = 3
 	// slotsShare is the part of max_in_flight that may always be under way, and slotsMin how many if that is less.
 	slotsShare = 8
 	slotsMin   = 16
@@ -46,28 +48,41 @@ func (e *exchanges) mean() time.Duration {
 // A limit is how many requests may be under way now.
 type limit struct {
 	slots   int
-	pressed bool // what was ready to run waited long in the last interval
+	pressed int // so many intervals in a row what was ready to run has waited long
 }
 
+// firstLimit is that of a start.
+func firstLimit(cfg *Config) limit {
+	if cfg.RunDelay == nil {
+		return limit{slots: cfg.MaxInFlight}
+	}
+	return limit{slots: leastSlots(cfg.MaxInFlight)}
+}
+
+func leastSlots(most int) int { return min(most, max(most/slotsShare, slotsMin)) }
+
 // adapt sets the limit, to most at most, after an interval in which what was ready to run waited for delay and an exchange
-// took exchange, both on average; an exchange of 0 says that there was none. One interval alone may be that of a garbage
-// collection: only with the second one the limit is lowered.
-func (l *limit) adapt(most int, delay, exchange time.Duration) {
-	pressed := exchange > 0 && delay > max(delayMatters, exchange/delayShare)
+// took exchange, both on average; an exchange of 0 says that there was none. full says that there is work for more.
+func (l *limit) adapt(most int, full bool, delay, exchange time.Duration) {
+	matters := max(delayMatters, exchange/delayShare)
+	l.pressed++
 	switch {
-	case pressed && l.pressed:
+	case exchange == 0 || delay <= matters:
+		l.pressed = 0
+	case l.pressed >= pressedMin:
 		l.slots -= l.slots / 4
-	case delay < max(delayMatters, exchange/delayShare)/2:
+	}
+	if full && delay < matters/2 {
 		l.slots += l.slots/2 + 1
 	}
-	l.pressed = pressed
-	l.slots = min(most, max(l.slots, most/slotsShare, slotsMin))
+	l.slots = min(most, max(l.slots, leastSlots(most)))
 }
 
 // adapt sets how many requests may be under way (loop).
 func (c *Connector) adapt(delay time.Duration) {
 	before := c.limit.slots
-	if c.limit.adapt(c.cfg.MaxInFlight, delay, c.exchanges.mean()); c.limit.slots != before {
+	c.limit.adapt(c.cfg.MaxInFlight, c.inFlight >= before, delay, c.exchanges.mean())
+	if c.limit.slots != before {
 		c.wire.resize(c.limit.slots)
 	}
 }

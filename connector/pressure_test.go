@@ -33,13 +33,13 @@ func TestLimitCostsNoThroughput(t *testing.T) {
 		for _, rate := range []float64{500, 5000, 20_000, 100_000} {
 			for _, seen := range []float64{0.05, 0.15, 0.3, 0.7} {
 				m := modelled{vendor: vendor, most: rate, seen: seen}
-				l := limit{slots: most}
+				l := firstLimit(&Config{MaxInFlight: most, RunDelay: RunDelay()})
 				var done float64
 				const intervals = 200
 				for range intervals {
 					n, delay, exchange := m.at(l.slots)
 					done += n / intervals
-					l.adapt(most, delay, exchange)
+					l.adapt(most, true, delay, exchange)
 				}
 				if all, _, _ := m.at(most); done < 0.9*all {
 					t.Errorf("%+v: %.0f exchanges a second, and %.0f with all slots; at last %d slots", m, done, all, l.slots)
@@ -54,30 +54,37 @@ func TestLimitAdapts(t *testing.T) {
 	run := func(l *limit, m modelled, intervals int) {
 		for range intervals {
 			_, delay, exchange := m.at(l.slots)
-			l.adapt(most, delay, exchange)
+			l.adapt(most, true, delay, exchange)
 		}
 	}
 	quick := modelled{most: 20_000, seen: 0.2}
-	l := limit{slots: most}
-	run(&l, quick, 1)
+	slow := modelled{vendor: 50 * time.Millisecond, most: 20_000, seen: 0.2}
+	if fixed := firstLimit(&Config{MaxInFlight: most}); fixed.slots != most {
+		t.Errorf("%d slots at first where nothing is measured, want %d", fixed.slots, most)
+	}
+	l := firstLimit(&Config{MaxInFlight: most, RunDelay: RunDelay()})
+	for range 10 {
+		l.adapt(most, false, 0, time.Millisecond)
+	}
+	if l.slots != most/slotsShare {
+		t.Errorf("%d slots as long as that is enough, want %d", l.slots, most/slotsShare)
+	}
+	run(&l, slow, 6)
 	if l.slots != most {
-		t.Errorf("%d slots after one interval, want %d: one may be that of a garbage collection", l.slots, most)
+		t.Errorf("%d slots after 0.3 s of a slow vendor, want %d", l.slots, most)
+	}
+	run(&l, quick, pressedMin-1)
+	if l.slots != most {
+		t.Errorf("%d slots after two intervals of pressure, want %d: they may be those of a garbage collection", l.slots, most)
+	}
+	run(&l, slow, 1)
+	run(&l, quick, pressedMin-1)
+	if l.slots != most {
+		t.Errorf("%d slots after intervals of pressure that do not follow one another, want %d", l.slots, most)
 	}
 	run(&l, quick, 20)
 	if l.slots > most/4 {
 		t.Errorf("%d slots for a vendor that answers at once, want at most %d", l.slots, most/4)
-	}
-	run(&l, modelled{vendor: 50 * time.Millisecond, most: 20_000, seen: 0.2}, 10)
-	if l.slots != most {
-		t.Errorf("%d slots a second after the vendor became slow, want %d", l.slots, most)
-	}
-	run(&l, quick, 20)
-	run(&l, modelled{}, 0)
-	for range 10 {
-		l.adapt(most, 0, 0) // nothing to do
-	}
-	if l.slots != most {
-		t.Errorf("%d slots after a second without load, want %d", l.slots, most)
 	}
 	// Others take the CPU: an eighth is always there, and all when they are gone.
 	run(&l, modelled{vendor: 5 * time.Millisecond, most: 20_000, seen: 0.2, taken: 20 * time.Millisecond}, 50)
@@ -96,7 +103,7 @@ func TestLimitBounds(t *testing.T) {
 			least := min(most, max(16, most/8))
 			l := limit{slots: most}
 			for range 100 {
-				if l.adapt(most, time.Hour, time.Second); l.slots < least || l.slots > most {
+				if l.adapt(most, true, time.Hour, time.Second); l.slots < least || l.slots > most {
 					t.Fatalf("%d slots under pressure, want %d to %d", l.slots, least, most)
 				}
 			}
@@ -104,7 +111,7 @@ func TestLimitBounds(t *testing.T) {
 				t.Errorf("%d slots under pressure for long, want %d", l.slots, least)
 			}
 			for range 100 {
-				if l.adapt(most, 0, time.Second); l.slots < least || l.slots > most {
+				if l.adapt(most, true, 0, time.Second); l.slots < least || l.slots > most {
 					t.Fatalf("%d slots without pressure, want %d to %d", l.slots, least, most)
 				}
 			}

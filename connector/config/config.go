@@ -96,7 +96,7 @@ type Webhooks struct {
 // Delivery bounds sending (design sections 5 and 6; promise 6). In a connector a missing key means that of the
 // file's delivery.
 type Delivery struct {
-	MaxInFlight    int      `yaml:"max_in_flight,omitempty" live:"true" default:"256" min:"1" max:"10000" desc:"Requests of one connector that may be on the wire at once, at most: fewer while they would wait for a CPU."`
+	MaxInFlight    int      `yaml:"max_in_flight,omitempty" live:"true" default:"256" min:"1" max:"10000" desc:"Requests of one connector that may be on the wire at once, at most: an eighth at first, and more as long as they do not wait for a CPU."`
 	AttemptsMax    int      `yaml:"attempts_max,omitempty" live:"true" default:"10" min:"1" max:"1000" desc:"Attempts of one record before it is parked as exhausted."`
 	ElapsedMax     Duration `yaml:"elapsed_max,omitempty" live:"true" default:"15m" min:"1s" max:"168h" desc:"Time from a record's first attempt until it is parked as exhausted."`
 	ReferenceWait  Duration `yaml:"reference_wait,omitempty" default:"60s" min:"1s" max:"24h" desc:"Time a record waits in its lane for the entity it refers to before it is parked; parked it is released when that entity arrives."`

@@ -103,7 +103,7 @@ func New(r prometheus.Registerer, vendor Vendor, routes map[string][]string) *Ob
 	o.remaining = gauge("weir_vendor_rate_limit_remaining", "Requests that may start now, by our own count and what the vendor says; of the tightest limit.", "vendor")
 	o.throttled = counter("weir_vendor_throttle_wait_seconds_total", "Seconds in which requests waited for a quota.", "vendor")
 	o.inFlight = gauge("weir_requests_in_flight", "Requests on the wire.", "vendor")
-	o.slots = gauge("weir_requests_in_flight_limit", "Requests that may be on the wire now: max_in_flight, or fewer while they would wait for a CPU.", "vendor")
+	o.slots = gauge("weir_requests_in_flight_limit", "Requests that may be on the wire now: max_in_flight at most, fewer as long as that is enough or while they would wait for a CPU.", "vendor")
 	o.batch = histogram("weir_batch_items", "Items of one batch request.", []float64{1, 2, 5, 10, 20, 50, 100, 200, 500, 1000}, "vendor", "operation")
 	o.references = counter("weir_reference_cache_requests_total", "Look-ups of referred entities, by whether memory had them.", "result")
 	o.entries = gauge("weir_ledger_entries", "Records without a final outcome, and those that wait for a person, by state.", "route", "state")
