@@ -47,8 +47,9 @@ func (e *exchanges) mean() time.Duration {
 
 // A limit is how many requests may be under way now.
 type limit struct {
-	slots   int
-	pressed int // so many intervals in a row what was ready to run has waited long
+	slots    int
+	exchange time.Duration // what one took when one ended last, or has taken since
+	pressed  int           // so many intervals in a row what was ready to run has waited long
 }
 
 // firstLimit is that of a start.
@@ -62,9 +63,14 @@ func firstLimit(cfg *Config) limit {
 func leastSlots(most int) int { return min(most, max(most/slotsShare, slotsMin)) }
 
 // adapt sets the limit, to most at most, after an interval in which what was ready to run waited for delay and an exchange
-// took exchange, both on average; an exchange of 0 says that there was none. full says that there is work for more.
+// took exchange, both on average; an exchange of 0 says that none ended. full says that there is work for more.
 func (l *limit) adapt(most int, full bool, delay, exchange time.Duration) {
-	matters := max(delayMatters, exchange/delayShare)
+	if exchange > 0 {
+		l.exchange = exchange
+	} else if full {
+		l.exchange += adaptEvery
+	}
+	matters := max(delayMatters, l.exchange/delayShare)
 	l.pressed++
 	switch {
 	case exchange == 0 || delay <= matters:

@@ -27,8 +27,9 @@ func newBenchCommand(a *app) *cobra.Command {
 		Use:   "bench",
 		Short: "Measure weir beside the bare loop, on this machine",
 		Long: `Measure how many events weir delivers with everything on (Avro, rules, order per key, mapping, durable ledger), and
-beside it, in the same run, the bare loop that it replaces: a franz-go consumer and net/http with as many requests in
-flight, without order, schemas or ledger. Broker, vendor and both arms are processes of their own; the arms take turns.
+beside it, in the same run, the bare loop that it replaces: a franz-go consumer and net/http with --in-flight requests
+under way, without order, schemas or ledger. Weir has as many at most, and fewer while they would wait for a CPU. Broker,
+vendor and both arms are processes of their own; the arms take turns.
 
 The vendor answers each request after a set time. It counts what it never saw (lost), saw twice (duplicated), or saw
 before an older event of the same key was answered (reordered): the exit code is 1 if any of them is not 0.
