@@ -36,10 +36,11 @@ func (c *Connector) Change(b Bounds) {
 		to := Config{MaxInFlight: b.MaxInFlight, WindowRecords: b.WindowRecords, WindowBytes: b.WindowBytes, AttemptsMax: b.AttemptsMax,
 			ElapsedMax: b.ElapsedMax, Entities: c.cfg.Entities}.withDefaults()
 		c.cfg.MaxInFlight, c.cfg.WindowRecords, c.cfg.WindowBytes = to.MaxInFlight, to.WindowRecords, to.WindowBytes
-		if c.limit.slots = min(c.limit.slots, to.MaxInFlight); c.cfg.RunDelay == nil {
-			c.limit.slots = to.MaxInFlight
+		c.inFlightLimit.slots = min(c.inFlightLimit.slots, to.MaxInFlight)
+		if c.cfg.SchedLatency == nil { // nothing else raises it
+			c.inFlightLimit.slots = to.MaxInFlight
 		}
-		c.wire.resize(c.limit.slots)
+		c.wire.resize(c.inFlightLimit.slots)
 		c.patience.Store(&patience{to.AttemptsMax, to.ElapsedMax})
 		if to.Entities > c.cfg.Entities { // never smaller: records under way count on it
 			c.cfg.Entities = to.Entities

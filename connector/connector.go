@@ -70,9 +70,9 @@ type Config struct {
 
 	// MaxInFlight bounds requests on the wire. Default 256.
 	MaxInFlight int
-	// RunDelay answers how long what was ready to run waited for a CPU since it was asked last, see [RunDelay]: as long as that
+	// SchedLatency answers how long what was ready to run waited for a CPU since it was asked last, see [SchedLatency]: as long as that
 	// is not short, fewer requests may be on the wire. nil: always MaxInFlight.
-	RunDelay func() time.Duration
+	SchedLatency func() time.Duration
 	// WindowRecords and WindowBytes bound a partition's look-ahead. Defaults 5,000 and 32 MiB.
 	WindowRecords int
 	WindowBytes   int64
@@ -181,8 +181,8 @@ type Connector struct {
 	ready          []*keyLane
 	readyHead      int
 	inFlight       int
-	limit          limit // of requests under way, at most MaxInFlight
-	horizonLanes   int   // of all partitions
+	inFlightLimit  inFlightLimit // of requests under way, at most MaxInFlight
+	horizonLanes   int           // of all partitions
 	gathering      map[batchKey]*bundle
 	bundles        []*bundle // ready to be sent
 	batch          checkpoint.Batch
@@ -282,22 +282,22 @@ type position struct {
 func New(cfg Config, source func(kafka.Handler) (Source, error)) (*Connector, error) {
 	cfg = cfg.withDefaults()
 	c := &Connector{
-		cfg:       cfg,
-		log:       cfg.Log.With("connector", cfg.Name),
-		box:       newMailbox(),
-		limit:     firstLimit(&cfg),
-		tasks:     make(chan *task),
-		ended:     make(chan struct{}),
-		gates:     make(map[string]*gateQueue),
-		routes:    make(map[string][]*profile.Route),
-		parts:     make(map[kafka.TP]*partition),
-		waiting:   make(map[checkpoint.Position]*task),
-		releasing: make(map[checkpoint.Position]bool),
-		haltKeys:  make(map[checkpoint.EntityKey]bool),
-		gathering: make(map[batchKey]*bundle),
-		started:   time.Now(),
+		cfg:           cfg,
+		log:           cfg.Log.With("connector", cfg.Name),
+		box:           newMailbox(),
+		inFlightLimit: firstLimit(&cfg),
+		tasks:         make(chan *task),
+		ended:         make(chan struct{}),
+		gates:         make(map[string]*gateQueue),
+		routes:        make(map[string][]*profile.Route),
+		parts:         make(map[kafka.TP]*partition),
+		waiting:       make(map[checkpoint.Position]*task),
+		releasing:     make(map[checkpoint.Position]bool),
+		haltKeys:      make(map[checkpoint.EntityKey]bool),
+		gathering:     make(map[batchKey]*bundle),
+		started:       time.Now(),
 	}
-	c.wire = newSlots(c.limit.slots)
+	c.wire = newSlots(c.inFlightLimit.slots)
 	var err error
 	if c.entities, err = lru.NewWithEvict(cfg.Entities, func(_ checkpoint.EntityKey, e *entity) { e.kept = false }); err != nil {
 		return nil, fmt.Errorf("connector %s: %w", cfg.Name, err)
@@ -374,7 +374,7 @@ func (c *Connector) tick(ctx context.Context) {
 	slow := time.NewTicker(measureEvery)
 	defer slow.Stop()
 	var adapt <-chan time.Time
-	if c.cfg.RunDelay != nil {
+	if c.cfg.SchedLatency != nil {
 		often := time.NewTicker(adaptEvery)
 		defer often.Stop()
 		adapt = often.C
@@ -386,8 +386,8 @@ func (c *Connector) tick(ctx context.Context) {
 		case <-commit.C:
 			c.do(func() { c.commit(); c.wakeReferences() })
 		case <-adapt:
-			delay := c.cfg.RunDelay()
-			c.do(func() { c.adapt(delay) })
+			latency := c.cfg.SchedLatency()
+			c.do(func() { c.adapt(latency) })
 		case <-slow.C:
 			c.do(c.takeReleased) // an operator releases by a row in the store
 			c.do(c.measure)

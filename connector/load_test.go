@@ -176,7 +176,7 @@ func (o limitObserver) InFlight(_, limit int) { o.limit.Store(int64(limit)) }
 func TestFewerRequestsUnderPressure(t *testing.T) {
 	const events, inFlight, least = 10_000, 256, 256 / 8
 	w := benchWorld(t, events)
-	var on, most, seen, limit, delay atomic.Int64
+	var on, most, seen, limit, latency atomic.Int64
 	var hold atomic.Pointer[chan struct{}] // closed: answers go on
 	stop := func() (release func()) {
 		ch := make(chan struct{})
@@ -201,7 +201,7 @@ func TestFewerRequestsUnderPressure(t *testing.T) {
 		c.Log = slog.New(slog.DiscardHandler)
 		c.MaxInFlight = inFlight
 		c.Observer = limitObserver{limit: &limit}
-		c.RunDelay = func() time.Duration { return time.Duration(delay.Load()) }
+		c.SchedLatency = func() time.Duration { return time.Duration(latency.Load()) }
 	}
 	release := stop()
 	w.start()
@@ -214,7 +214,7 @@ func TestFewerRequestsUnderPressure(t *testing.T) {
 		}
 	}
 	until("the limit is raised", func() bool { return on.Load() == inFlight })
-	delay.Store(int64(time.Hour))
+	latency.Store(int64(time.Hour))
 	release()
 	until("the limit is lowered", func() bool { return limit.Load() == least })
 	until("what was above it is answered", func() bool { return on.Load() <= least })
@@ -225,7 +225,7 @@ func TestFewerRequestsUnderPressure(t *testing.T) {
 		t.Errorf("%d requests were on the wire at once, want at most %d", m, least)
 	}
 	release = stop()
-	delay.Store(0)
+	latency.Store(0)
 	until("the limit is raised again", func() bool { return most.Load() == inFlight })
 	release()
 	until("all is sent", func() bool { return seen.Load() == events })

@@ -104,12 +104,12 @@ func (c *Connector) wake(l *keyLane) {
 // store takes outcomes more slowly than the vendor gives them, sending waits for it: what is sent and not yet durable is
 // sent again after a crash, and is kept in memory.
 func (c *Connector) roomToSend() bool {
-	slots := c.limit.slots
+	slots := c.inFlightLimit.slots
 	return c.inFlight < slots+standBy(slots) && len(c.batch.Settlements)+c.standing() < max(settlingMin, 2*slots)
 }
 
 // standing is how many workers stand by. They are bounded as lanes that are ready and as outcomes to come.
-func (c *Connector) standing() int { return max(0, c.inFlight-c.limit.slots) }
+func (c *Connector) standing() int { return max(0, c.inFlight-c.inFlightLimit.slots) }
 
 // settlingMin is how many outcomes may wait for the store, however few requests may be in flight: with half as many, all
 // others wait for the store's one goroutine a tenth of the time.

@@ -18,10 +18,10 @@ import (
 const (
 	// adaptEvery is how often the limit is set: from its least to its most it takes six times.
 	adaptEvery = 50 * time.Millisecond
-	// delayMatters is from which wait for a CPU, on average, fewer requests may be under way. Half of it is short.
-	delayMatters = 750 * time.Microsecond
-	// delayShare is from which part of an exchange the wait matters; from half of it down it is short.
-	delayShare = 12
+	// latencyMatters is from which wait for a CPU, on average, fewer requests may be under way. Half of it is short.
+	latencyMatters = 750 * time.Microsecond
+	// latencyShare is from which part of an exchange the wait matters; from half of it down it is short.
+	latencyShare = 12
 	// pressedMin is in how many intervals in a row the wait must matter. One or two may be those of a garbage collection.
 	pressedMin = 3
 	// slotsShare is the part of max_in_flight that may always be under way, and slotsMin how many if that is less.
@@ -45,63 +45,63 @@ func (e *exchanges) mean() time.Duration {
 	return time.Duration(took / max(n, 1))
 }
 
-// A limit is how many requests may be under way now.
-type limit struct {
+// An inFlightLimit is how many requests may be under way now.
+type inFlightLimit struct {
 	slots    int
 	exchange time.Duration // what one took when one ended last, or has taken since
 	pressed  int           // so many intervals in a row what was ready to run has waited long
 }
 
 // firstLimit is that of a start.
-func firstLimit(cfg *Config) limit {
-	if cfg.RunDelay == nil {
-		return limit{slots: cfg.MaxInFlight}
+func firstLimit(cfg *Config) inFlightLimit {
+	if cfg.SchedLatency == nil {
+		return inFlightLimit{slots: cfg.MaxInFlight}
 	}
-	return limit{slots: leastSlots(cfg.MaxInFlight)}
+	return inFlightLimit{slots: leastSlots(cfg.MaxInFlight)}
 }
 
 func leastSlots(most int) int { return min(most, max(most/slotsShare, slotsMin)) }
 
-// adapt sets the limit, to most at most, after an interval in which what was ready to run waited for delay and an exchange
+// adapt sets the limit, to most at most, after an interval in which what was ready to run waited for latency and an exchange
 // took exchange, both on average; an exchange of 0 says that none ended. full says that there is work for more.
-func (l *limit) adapt(most int, full bool, delay, exchange time.Duration) {
+func (l *inFlightLimit) adapt(most int, full bool, latency, exchange time.Duration) {
 	if exchange > 0 {
 		l.exchange = exchange
 	} else if full {
 		l.exchange += adaptEvery
 	}
-	matters := max(delayMatters, l.exchange/delayShare)
+	matters := max(latencyMatters, l.exchange/latencyShare)
 	l.pressed++
 	switch {
-	case exchange == 0 || delay <= matters:
+	case exchange == 0 || latency <= matters:
 		l.pressed = 0
 	case l.pressed >= pressedMin:
 		l.slots -= l.slots / 4
 	}
-	if full && delay < matters/2 {
+	if full && latency < matters/2 {
 		l.slots += l.slots/2 + 1
 	}
 	l.slots = min(most, max(l.slots, leastSlots(most)))
 }
 
 // adapt sets how many requests may be under way (loop).
-func (c *Connector) adapt(delay time.Duration) {
-	before := c.limit.slots
-	c.limit.adapt(c.cfg.MaxInFlight, c.inFlight >= before, delay, c.exchanges.mean())
-	if c.limit.slots != before {
-		c.wire.resize(c.limit.slots)
+func (c *Connector) adapt(latency time.Duration) {
+	before := c.inFlightLimit.slots
+	c.inFlightLimit.adapt(c.cfg.MaxInFlight, c.inFlight >= before, latency, c.exchanges.mean())
+	if c.inFlightLimit.slots != before {
+		c.wire.resize(c.inFlightLimit.slots)
 	}
 }
 
-// RunDelay answers how long goroutines of the process that were ready to run waited for a CPU, on average, since it was asked
+// SchedLatency answers how long goroutines of the process that were ready to run waited for a CPU, on average, since it was asked
 // last (runtime/metrics, /sched/latencies:seconds). It takes some microseconds. One goroutine may use it.
-func RunDelay() func() time.Duration {
+func SchedLatency() func() time.Duration {
 	sample := []metrics.Sample{{Name: "/sched/latencies:seconds"}}
 	var before []uint64
 	return func() time.Duration {
 		metrics.Read(sample)
 		if sample[0].Value.Kind() != metrics.KindFloat64Histogram {
-			return 0 // a later Go has it no more: the limit stays what it is configured to be
+			return 0 // a later Go has it no more: then nothing keeps the limit below max_in_flight
 		}
 		h := sample[0].Value.Float64Histogram()
 		if before == nil {

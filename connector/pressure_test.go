@@ -17,7 +17,7 @@ type modelled struct {
 }
 
 // at is what n requests under way come to.
-func (m modelled) at(n int) (perSecond float64, delay, exchange time.Duration) {
+func (m modelled) at(n int) (perSecond float64, latency, exchange time.Duration) {
 	perSecond = m.most
 	if m.vendor > 0 {
 		perSecond = min(m.most, float64(n)/m.vendor.Seconds())
@@ -34,13 +34,13 @@ func TestLimitCostsNoThroughput(t *testing.T) {
 		for _, rate := range []float64{500, 5000, 20_000, 100_000} {
 			for _, seen := range []float64{0.05, 0.15, 0.3, 0.7} {
 				m := modelled{vendor: vendor, most: rate, seen: seen}
-				l := firstLimit(&Config{MaxInFlight: most, RunDelay: RunDelay()})
+				l := firstLimit(&Config{MaxInFlight: most, SchedLatency: SchedLatency()})
 				var done float64
 				const intervals = 200
 				for range intervals {
-					n, delay, exchange := m.at(l.slots)
+					n, latency, exchange := m.at(l.slots)
 					done += n / intervals
-					l.adapt(most, true, delay, exchange)
+					l.adapt(most, true, latency, exchange)
 				}
 				if all, _, _ := m.at(most); done < 0.9*all {
 					t.Errorf("%+v: %.0f exchanges a second, and %.0f with all slots; at last %d slots", m, done, all, l.slots)
@@ -52,10 +52,10 @@ func TestLimitCostsNoThroughput(t *testing.T) {
 
 func TestLimitAdapts(t *testing.T) {
 	const most = 512
-	run := func(l *limit, m modelled, intervals int) {
+	run := func(l *inFlightLimit, m modelled, intervals int) {
 		for range intervals {
-			_, delay, exchange := m.at(l.slots)
-			l.adapt(most, true, delay, exchange)
+			_, latency, exchange := m.at(l.slots)
+			l.adapt(most, true, latency, exchange)
 		}
 	}
 	quick := modelled{most: 20_000, seen: 0.2}
@@ -63,7 +63,7 @@ func TestLimitAdapts(t *testing.T) {
 	if fixed := firstLimit(&Config{MaxInFlight: most}); fixed.slots != most {
 		t.Errorf("%d slots at first where nothing is measured, want %d", fixed.slots, most)
 	}
-	l := firstLimit(&Config{MaxInFlight: most, RunDelay: RunDelay()})
+	l := firstLimit(&Config{MaxInFlight: most, SchedLatency: SchedLatency()})
 	for range 10 {
 		l.adapt(most, false, 0, time.Millisecond)
 	}
@@ -109,7 +109,7 @@ func TestLimitBounds(t *testing.T) {
 	for _, most := range []int{1, 2, 15, 16, 17, 127, 128, 129, 10_000} {
 		t.Run(fmt.Sprint(most), func(t *testing.T) {
 			least := min(most, max(16, most/8))
-			l := limit{slots: most}
+			l := inFlightLimit{slots: most}
 			for range 100 {
 				if l.adapt(most, true, time.Hour, time.Second); l.slots < least || l.slots > most {
 					t.Fatalf("%d slots under pressure, want %d to %d", l.slots, least, most)
@@ -146,9 +146,9 @@ func TestExchangesMean(t *testing.T) {
 }
 
 // What waits for a CPU is seen: many goroutines that compute wait for one another.
-func TestRunDelay(t *testing.T) {
-	delay := RunDelay()
-	delay()
+func TestSchedLatency(t *testing.T) {
+	latency := SchedLatency()
+	latency()
 	stop := make(chan struct{})
 	for range 32 * runtime.GOMAXPROCS(0) {
 		go func() {
@@ -168,7 +168,7 @@ func TestRunDelay(t *testing.T) {
 	defer close(stop)
 	for deadline := time.Now().Add(10 * time.Second); ; {
 		time.Sleep(50 * time.Millisecond)
-		if d := delay(); d > 100*time.Microsecond {
+		if d := latency(); d > 100*time.Microsecond {
 			return
 		} else if time.Now().After(deadline) {
 			t.Fatalf("goroutines that compute wait for %v on average", d)

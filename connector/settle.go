@@ -159,7 +159,7 @@ func (c *Connector) flush() {
 	if c.flushing || len(c.batch.Settlements) == 0 && len(c.batch.Retractions) == 0 && len(c.evidence) == 0 && len(c.idleMarks) == 0 {
 		return
 	}
-	if c.inFlight >= c.limit.slots && len(c.batch.Settlements) < flushRows {
+	if c.inFlight >= c.inFlightLimit.slots && len(c.batch.Settlements) < flushRows {
 		if wait := flushEvery - time.Since(c.flushedAt); wait > 0 {
 			if !c.flushLater {
 				c.flushLater = true

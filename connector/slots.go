@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// slots bounds the requests on the wire (config max_in_flight, and limit below it). A worker takes one when its request is
+// slots bounds the requests on the wire (config max_in_flight, and inFlightLimit below it). A worker takes one when its request is
 // made and gives it back with the answer: what a record costs before and after that, planning and judging, is not taken from
 // the vendor's time, if others stand by. Those that wait are served in the order in which they came. Safe for concurrent
 // use.

@@ -75,7 +75,7 @@ func (c *Connector) Ready() error {
 // measure takes the picture that Status shows (loop, every second).
 func (c *Connector) measure() {
 	s := Status{Name: c.cfg.Name, State: StateRunning, Since: c.started, InFlight: c.wire.inUse(), Partitions: []PartitionStatus{}}
-	c.cfg.Observer.InFlight(s.InFlight, c.limit.slots)
+	c.cfg.Observer.InFlight(s.InFlight, c.inFlightLimit.slots)
 	now := c.now()
 	remaining := -1
 	for name, q := range c.quotas {

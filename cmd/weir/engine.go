@@ -78,7 +78,7 @@ func runConnector(ctx context.Context, r connectorRun) error {
 	cfg := connector.Config{
 		Name: r.Name, Instance: r.Instance, Profile: r.Profile, Decoder: r.Decoder, Store: r.Store, Producer: producer, Reader: reader, Sender: sender,
 		Topics: r.Topics, Start: startOptions(r, admin),
-		MaxInFlight: r.Config.Delivery.MaxInFlight, RunDelay: connector.RunDelay(), AttemptsMax: r.Config.Delivery.AttemptsMax, ElapsedMax: time.Duration(r.Config.Delivery.ElapsedMax),
+		MaxInFlight: r.Config.Delivery.MaxInFlight, SchedLatency: connector.SchedLatency(), AttemptsMax: r.Config.Delivery.AttemptsMax, ElapsedMax: time.Duration(r.Config.Delivery.ElapsedMax),
 		ReferenceWait: time.Duration(r.Config.Delivery.ReferenceWait),
 		Drain:         time.Duration(r.Config.Delivery.DrainTimeout), WindowRecords: r.Config.Window.Records, WindowBytes: int64(r.Config.Window.Bytes),
 		DryRun: r.Config.DryRun(), CalledBack: r.Facts, Log: r.Log, Observer: observer, Fail: failpoint.Hit,
