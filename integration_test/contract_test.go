@@ -70,6 +70,10 @@ func TestContractChecks(t *testing.T) {
 		return v != "absent" && v != "0", v
 	})
 	p.WaitLine(t, "the vendor's answers have changed")
+	// It has nothing to send, so an eighth of the usual max_in_flight is enough.
+	if want := `weir_requests_in_flight_limit{connector="` + b.name + `",vendor="plain"} 32`; !strings.Contains(webhookPage(t, "http://"+ops+"/metrics"), want) {
+		t.Errorf("/metrics lacks %s", want)
+	}
 	b.sandbox.SetFault(t, "drift", false, nil)
 	b.until("weir_contract_drift without drift", within, func() (bool, string) {
 		v := drift()
