@@ -26,14 +26,7 @@ type stateKey struct {
 }
 
 func compareStateKeys(a, b stateKey) int {
-	// Most are of one connector and one entity.
-	if a.connector != b.connector {
-		return cmp.Compare(a.connector, b.connector)
-	}
-	if a.entity != b.entity {
-		return cmp.Compare(a.entity, b.entity)
-	}
-	return cmp.Compare(a.key, b.key)
+	return cmp.Or(cmp.Compare(a.connector, b.connector), cmp.Compare(a.entity, b.entity), cmp.Compare(a.key, b.key))
 }
 
 // savedState is what the table has of a state. It is never changed.
